@@ -1,0 +1,51 @@
+"""hatlab: the capacity-usage curves of HAT (Hard Attention to the Task, Serra et al., ICML 2018), reproducible.
+
+`RunConfig` describes a run, `run` and `sweep` train it or load it, `collect` puts the tables of several side by
+side. The parts of the method can be used alone: `HATMLP`, `HATCNN`, `HATMaskSparsityReg`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hatlab.config import ConfigError, RunConfig
+    from hatlab.networks import HATCNN, HATMLP
+    from hatlab.regularizer import HATMaskSparsityReg
+    from hatlab.runs import Run, Tables, collect, run, sweep
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ConfigError": "config",
+    "RunConfig": "config",
+    "HATCNN": "networks",
+    "HATMLP": "networks",
+    "HATMaskSparsityReg": "regularizer",
+    "Run": "runs",
+    "Tables": "runs",
+    "collect": "runs",
+    "run": "runs",
+    "sweep": "runs",
+}
+
+__all__ = [
+    "HATCNN",
+    "HATMLP",
+    "ConfigError",
+    "HATMaskSparsityReg",
+    "Run",
+    "RunConfig",
+    "Tables",
+    "collect",
+    "run",
+    "sweep",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: `hatlab --help` need not wait for torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'hatlab' has no attribute '{name}'")
+    return getattr(import_module(f"hatlab.{_HOME[name]}"), name)

@@ -1,0 +1,61 @@
+"""The gate of hard attention: embedding e, mask a = sigmoid(s e), annealing of s, gradient compensation.
+
+Follows section 2.2 to 2.5 of Serra et al. (2018) in the order of the paper. Everything stays in float32, and
+the "authors" compensation keeps the product that autograd forms: where s e > 17 the mask rounds to
+exactly 1 and its gradient to 0, and the capacity curves of the authors' code depend on it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["compensated_gradient", "gate", "slopes"]
+
+
+def gate(e: Tensor, s: float | Tensor) -> Tensor:
+    """Return the mask sigmoid(s e) of an embedding (eq. 1): `e` of any shape, result of that shape in [0, 1]."""
+    return torch.sigmoid(s * e)
+
+
+def slopes(schedule: str, s_max: float, n: int, batch_size: int) -> np.ndarray:
+    """Return s for every step of an epoch over `n` images (eq. 3), shape (steps,), float64.
+
+    "paper" goes from 1/s_max to s_max over the batches. "authors" goes by the offset of the batch's first
+    image divided by n, as their code does, and so ends short of s_max.
+    """
+    offset = np.arange(0, n, batch_size)
+    if schedule == "authors":
+        progress = offset / n
+    elif schedule == "paper":
+        # one batch only: it is the last of its epoch, and trains the mask that evaluation uses
+        progress = offset / offset[-1] if len(offset) > 1 else np.ones(1)
+    else:
+        raise ValueError(f"schedule = {schedule!r}: allowed are 'authors' and 'paper'")
+    return (s_max - 1 / s_max) * progress + 1 / s_max
+
+
+def compensated_gradient(
+    gradient: Tensor, mask: Tensor, e: Tensor, s: float | Tensor, s_max: float | Tensor, form: str, cosh_clamp: float
+) -> Tensor:
+    """Return the gradient for `e` from the gradient for its mask, as if s had been 1 and not annealed (sec. 2.5).
+
+    All tensors have the shape of `e`. The intended gradient is s_max sigmoid'(e) times that of the mask.
+
+    Args:
+        gradient: derivative of the loss by the mask.
+        mask: gate(e, s).
+        form: "exact" takes sigmoid'(e) directly. "authors" takes the derivative of sigmoid(s e) and multiplies
+            by (s_max / s) (cosh(s e) + 1) / (cosh(e) + 1) (eq. 4): equal on paper, but 0 where the mask has
+            rounded to 1.
+        cosh_clamp: bound of |s e| inside cosh, which would overflow (the authors: 50). Used by "authors".
+    """
+    if form == "exact":
+        plain = torch.sigmoid(e)
+        return gradient * s_max * plain * (1 - plain)
+    if form == "authors":
+        by_autograd = gradient * (1 - mask) * mask * s
+        steep = torch.cosh(torch.clamp(s * e, -cosh_clamp, cosh_clamp)) + 1
+        return by_autograd * (s_max / s * steep / (torch.cosh(e) + 1))
+    raise ValueError(f"compensation = {form!r}: allowed are 'authors' and 'exact'")

@@ -1,0 +1,178 @@
+"""`RunConfig`: every parameter of one run, typed, bounded and documented.
+
+Nothing here knows of torch. A value that is unknown, of the wrong type or out of range is refused
+when the config is made, before data are read or a network is built.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+__all__ = ["ConfigError", "RunConfig", "nearest"]
+
+
+class ConfigError(ValueError):
+    """A parameter that cannot be used. The message names it, its value, its origin and what is allowed."""
+
+
+def nearest(name: str, valid: list[str]) -> str:
+    """Return "; did you mean 'x'?" for the valid name closest to `name`, or "" if none is close."""
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+Width = Annotated[int, Field(ge=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class RunConfig(BaseModel):
+    """One run of HAT on one task sequence. The defaults are the authors' (section 4 of the paper and
+    their code), except that validation images are really held out of the training set.
+
+    Two configs that are equal describe the same run: `run_id` is the hash of all fields, and names the
+    run's folder. Where a run executes (device, threads) is not part of it.
+
+    Raises:
+        ConfigError: naming every unknown, ill-typed or out-of-range parameter at once.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    # The task sequence
+    dataset: str = Field(
+        "digits",
+        min_length=1,
+        description="digits, mnist, fashion_mnist, cifar10, cifar100, npz:PATH or folder:PATH; several joined by '+'",
+    )
+    sequence: Literal["split", "permuted"] = Field(
+        "split",
+        description="split: each task has its own classes; permuted: all classes, pixels shuffled per task",
+    )
+    classes_per_task: Width | tuple[Width, ...] = Field(
+        2, description="split: classes in each task, in label order; one number, or one per joined data set"
+    )
+    class_groups: tuple[Annotated[tuple[int, ...], Field(min_length=1)], ...] | None = Field(
+        None, description="split: the classes of each task, spelled out; replaces classes_per_task"
+    )
+    n_tasks: Width | None = Field(
+        None, description="split: keep only the first n tasks (none: all); permuted: number of permutations (none: 10)"
+    )
+    task_order: Literal["shuffled", "fixed"] = Field(
+        "shuffled", description="shuffled: scikit-learn's shuffle(arange(T), random_state=seed), as the authors"
+    )
+    validation: Share | Literal["train"] = Field(
+        0.15,
+        description="share of the training images held out; 'train': validate on the training set (authors' MNIST)",
+    )
+
+    # The network
+    network: Literal["mlp", "cnn"] = Field("mlp", description="mlp: HATMLP; cnn: HATCNN, the authors' AlexNet-like net")
+    widths: Annotated[tuple[Width, ...], Field(min_length=1)] = Field(
+        (2000, 2000), description="units of the MLP's hidden layers (the CNN's are fixed)"
+    )
+    dropout: tuple[Dropout, Dropout] = Field(
+        (0.2, 0.5), description="MLP: on the input, on hidden layers; CNN: on the first two layers, on the others"
+    )
+
+    # Hard attention
+    c: float = Field(0.75, ge=0, description="compressibility: weight of the mask-sparsity regularizer; 0 switches it off")
+    mode: Literal["original", "cross", "reuse"] = Field("original", description="which ratio the regularizer uses")
+    min_units: int = Field(10, ge=0, description="a regularizer ratio over at most this many units counts as 0")
+    s_max: float = Field(400.0, ge=1, description="steepest slope of the gate")
+    schedule: Literal["authors", "paper"] = Field(
+        "authors",
+        description="authors: s from the sample offset, validation loss CE + cR, PyTorch's initialisation; "
+        "paper: s over (b-1)/(B-1), validation loss CE, Xavier uniform initialisation",
+    )
+    compensation: Literal["authors", "exact"] = Field(
+        "authors", description="embedding gradient: autograd times a clamped cosh ratio, or its analytic form"
+    )
+    embedding_init: Literal["normal", "uniform"] = Field(
+        "normal", description="normal: e ~ N(0, 1); uniform: e ~ U(0, 2), as in the compression experiment"
+    )
+    embedding_clamp: float = Field(6.0, gt=0, description="e is kept within plus and minus this")
+    cosh_clamp: float = Field(50.0, gt=0, le=80, description="s e is kept within plus and minus this inside cosh")
+
+    # Training
+    batch_size: int = Field(64, ge=1, description="images in a step; a last, smaller batch is kept")
+    max_epochs: int = Field(200, ge=1, description="most epochs on one task")
+    learning_rate: float = Field(0.05, gt=0, description="plain SGD's rate at the start of each task")
+    lr_patience: int = Field(5, ge=1, description="epochs without a better validation loss before the rate drops")
+    lr_factor: float = Field(3.0, gt=1, description="the rate is divided by this")
+    lr_min: float = Field(1e-4, gt=0, description="a task ends when the rate falls below this")
+    grad_clip: float = Field(10_000.0, gt=0, description="largest global gradient norm, after compensation")
+    momentum: float = Field(0.0, description="must be 0: see the error")
+    weight_decay: float = Field(0.0, description="must be 0: see the error")
+    seed: int = Field(0, ge=0, lt=2**32, description="task order, validation split, initial weights, batches, dropout")
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, value: Any) -> Any:
+        """JSON, YAML and papermill know lists only."""
+        if isinstance(value, list):
+            return tuple(cls._lists_are_tuples(item) for item in value)
+        return value
+
+    @field_validator("momentum", "weight_decay")
+    @classmethod
+    def _would_move_frozen_weights(cls, value: float) -> float:
+        if value != 0:
+            raise ValueError(
+                "must be 0: HAT freezes a weight by zeroing its gradient, and an optimiser with momentum or weight "
+                "decay moves a weight whose gradient is zero, so what earlier tasks learnt would be lost"
+            )
+        return value
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], source: str) -> RunConfig:
+        """Make a config from `values`; an error also says that they came from `source`."""
+        try:
+            return cls(**values)
+        except ConfigError as error:
+            raise ConfigError(f"in {source}: {error}") from None
+
+    def replace(self, **changes: Any) -> RunConfig:
+        """Return a copy with `changes`, checked like a new config."""
+        return type(self)(**{**self.model_dump(), **changes})
+
+    def to_json(self) -> str:
+        """Return all fields as JSON with sorted keys: equal configs give equal text."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1)
+
+    @property
+    def run_id(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 of `to_json()`."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+
+
+def _explain(error: ValidationError) -> str:
+    """One line per wrong parameter: name, value, what is allowed, what it means."""
+    names = list(RunConfig.model_fields)
+    lines: dict[str, str] = {}
+    for item in error.errors(include_url=False):
+        name = str(item["loc"][0])
+        if item["type"] == "extra_forbidden":
+            lines[name] = f"unknown parameter '{name}'{nearest(name, names)} (known: {', '.join(names)})"
+            continue
+        allowed = item["msg"].removeprefix("Value error, ")
+        if name in lines:  # the other members of a union
+            lines[name] += f", or: {allowed}"
+        else:
+            lines[name] = f"{name} = {item['input']!r}: {allowed}"
+    for name in lines:
+        if name in names and name not in ("momentum", "weight_decay"):
+            lines[name] += f" ({name}: {RunConfig.model_fields[name].description})"
+    return "\n".join(lines.values())

@@ -1,0 +1,70 @@
+"""What continual learning measures: accuracy matrix, average accuracy, backward transfer, forgetting, intervals.
+
+An accuracy table has one row per test: columns `after_task`, `task` (positions in training order) and `accuracy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+__all__ = ["Interval", "accuracy_matrix", "average_accuracy", "backward_transfer", "forgetting_ratio", "mean_interval"]
+
+
+class Interval(NamedTuple):
+    """A mean and its confidence interval; `low` and `high` are NaN for a single value."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def accuracy_matrix(accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Return A of one run: row `after_task`, column `task`; NaN where the task had not been trained.
+
+    Raises:
+        ValueError: the table holds more than one run.
+    """
+    if accuracy.duplicated(["after_task", "task"]).any():
+        raise ValueError("the accuracy table holds several runs: select one, or group by the column 'run'")
+    return accuracy.pivot(index="after_task", columns="task", values="accuracy")
+
+
+def average_accuracy(accuracy: pd.DataFrame) -> float:
+    """Return the mean accuracy over all tasks after the last one, A^{<=T} of the paper."""
+    return float(np.mean(accuracy_matrix(accuracy).iloc[-1]))
+
+
+def backward_transfer(accuracy: pd.DataFrame) -> float:
+    """Return the mean over tasks but the last of (accuracy after the last task) - (accuracy after their own).
+
+    Lopez-Paz and Ranzato (2017). Negative means forgetting; NaN for a single task.
+    """
+    matrix = accuracy_matrix(accuracy).to_numpy()
+    change = matrix[-1] - np.diag(matrix)
+    return float(change[:-1].mean()) if len(change) > 1 else float("nan")
+
+
+def forgetting_ratio(accuracy: np.ndarray, random: np.ndarray, joint: np.ndarray) -> np.ndarray:
+    """Return rho of eq. 6 per task: (A - A_R) / (A_J - A_R) - 1; 0 keeps everything, -1 forgets everything.
+
+    Args:
+        accuracy: (tasks,) accuracies after training on all of them in sequence.
+        random: (tasks,) accuracies of a stratified random classifier.
+        joint: (tasks,) accuracies after training on all of them together.
+    """
+    return np.asarray((accuracy - random) / (joint - random) - 1)
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Return the mean of independent values (one per seed) and its Student t interval."""
+    sample = np.asarray(values, dtype=float)
+    mean = float(sample.mean())
+    if len(sample) < 2:
+        return Interval(mean, float("nan"), float("nan"))
+    reach = float(stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample)))
+    return Interval(mean, mean - reach, mean + reach)

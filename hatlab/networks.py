@@ -1,0 +1,211 @@
+"""The gated networks: `HATMLP` and `HATCNN`, and the chain of layers that both are.
+
+A network has three named parts: `trunk` (the gated layers, in order), `gates` (one embedding per task, a
+value for every unit of the trunk) and `heads` (one linear layer per task).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hatlab.attention import gate
+
+__all__ = ["HATCNN", "HATMLP", "HATNetwork", "draw_dropout"]
+
+
+def draw_dropout(shape: Sequence[int], p: float, generator: torch.Generator) -> Tensor:
+    """Return dropout's factors on the generator's device: 0 with probability `p`, else 1 / (1 - p).
+
+    Sixteen random bits decide each value (p is met to 1/65536): several times faster than bernoulli_ on a CPU.
+    """
+    count = math.prod(shape)
+    bits = torch.empty(-(-count // 4), dtype=torch.int64, device=generator.device)
+    bits.random_(-(2**63), None, generator=generator)
+    keep = bits.view(torch.int16)[:count] >= round(p * 65536) - 32768
+    return keep.to(torch.float32).mul_(1 / (1 - p)).reshape(*shape)
+
+
+class HATNetwork(nn.Module):
+    """A chain of linear and convolutional layers whose units are gated per task (section 2 of the paper).
+
+    Each trunk layer is followed by ReLU, dropout, 2x2 max pooling if it is a convolution, and its mask: the
+    authors' order. Maps are flattened, channel-major, in front of the first linear layer.
+
+    Args:
+        trunk: layer name -> nn.Linear or nn.Conv2d, in the order in which they follow each other.
+        input_shape: (C, H, W) of one image.
+        classes: number of classes of each task.
+        dropout: probability behind each trunk layer, in order.
+        input_dropout: probability on the input.
+        embedding_init: "normal", e ~ N(0, 1), or "uniform", e ~ U(0, 2).
+
+    Raises:
+        ValueError: the layers do not fit each other or the input.
+
+    Attributes:
+        units: layer name -> number of gated units, in order.
+        gates: (tasks, all units) embeddings e, layer after layer.
+    """
+
+    def __init__(
+        self,
+        trunk: Mapping[str, nn.Linear | nn.Conv2d],
+        input_shape: Sequence[int],
+        classes: Sequence[int],
+        dropout: Sequence[float],
+        input_dropout: float = 0.0,
+        embedding_init: str = "normal",
+    ) -> None:
+        super().__init__()
+        if len(dropout) != len(trunk):
+            raise ValueError(f"dropout has {len(dropout)} values for {len(trunk)} trunk layers: one each is needed")
+        self.input_shape = tuple(input_shape)
+        self.trunk = nn.ModuleDict(trunk)
+        self.units = {name: layer.weight.shape[0] for name, layer in trunk.items()}
+        e = torch.empty(len(classes), sum(self.units.values()))
+        if embedding_init == "normal":
+            e.normal_()
+        elif embedding_init == "uniform":
+            e.uniform_(0, 2)
+        else:
+            raise ValueError(f"embedding_init = {embedding_init!r}: allowed are 'normal' and 'uniform'")
+        self.gates = nn.Parameter(e)
+        self.heads = nn.ModuleList(nn.Linear(list(self.units.values())[-1], n) for n in classes)
+        self.dropout = (input_dropout, *dropout)
+        self.dropout_shapes = self._dropout_shapes()
+
+    def split(self, vector: Tensor) -> dict[str, Tensor]:
+        """Cut values of all units, (..., all units), into layer name -> (..., units)."""
+        return dict(zip(self.units, vector.split(list(self.units.values()), -1), strict=True))
+
+    def mask(self, task: int, s: float | Tensor) -> Tensor:
+        """Return the mask of `task` at slope `s` over the units of all layers, (all units,)."""
+        return gate(self.gates[task], s)
+
+    def forward(self, x: Tensor, task: int, mask: Tensor, keep: Sequence[Tensor | None] | None = None) -> Tensor:
+        """Return the logits of `task`'s head.
+
+        Args:
+            x: (batch, C, H, W), normalised.
+            task: which head.
+            mask: (all units,), e.g. `self.mask(task, s_max)`.
+            keep: dropout's factors, from `self.draw_dropout`; None: torch's own dropout in training mode, none otherwise.
+
+        Returns:
+            (batch, classes of the task).
+        """
+        factors = iter(keep) if keep is not None else None
+
+        def drop(h: Tensor, p: float) -> Tensor:
+            if factors is None:
+                return F.dropout(h, p, self.training)
+            factor = next(factors)
+            return h if factor is None else h * factor
+
+        masks = self.split(mask)
+        h = drop(x, self.dropout[0])
+        for (name, layer), p in zip(self.trunk.items(), self.dropout[1:], strict=True):
+            if isinstance(layer, nn.Linear):
+                h = drop(F.relu(layer(h.flatten(1))), p) * masks[name]
+            else:
+                h = F.max_pool2d(drop(F.relu(layer(h)), p), 2) * masks[name].reshape(-1, 1, 1)
+        logits: Tensor = self.heads[task](h)
+        return logits
+
+    def draw_dropout(self, batch: int, generator: torch.Generator) -> list[Tensor | None]:
+        """Draw dropout's factors for one step over `batch` images; None where the probability is 0."""
+        return [
+            draw_dropout((batch, *shape), p, generator) if p else None
+            for shape, p in zip(self.dropout_shapes, self.dropout, strict=True)
+        ]
+
+    def _dropout_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes, without the batch, of what dropout acts on; says which layer does not fit if one does not."""
+        shapes: list[tuple[int, ...]] = [self.input_shape]
+        h = torch.empty(1, *self.input_shape, device="meta")
+        for name, layer in self.trunk.items():
+            linear = isinstance(layer, nn.Linear)
+            size = tuple(h.shape[1:])
+            if linear:
+                h = h.flatten(1)
+            given, wanted = h.shape[1], layer.weight.shape[1]
+            too_small = not linear and any(side < k for side, k in zip(size[1:], layer.weight.shape[2:], strict=True))
+            if given != wanted or too_small:
+                raise ValueError(f"layer '{name}' ({layer}) does not fit what comes before it, of shape {size}")
+            weight = layer.weight.to("meta")
+            h = h @ weight.T if linear else F.conv2d(h, weight, None, layer.stride, layer.padding, layer.dilation)
+            shapes.append(tuple(h.shape[1:]))
+            if not linear:
+                h = F.max_pool2d(h, 2)
+        return shapes
+
+
+class HATMLP(HATNetwork):
+    """Multi-layer perceptron fc1 ... fcN; the authors' for MNIST is 2 layers of 2000 units.
+
+    Args:
+        input_shape: (C, H, W).
+        classes: number of classes of each task.
+        widths: units of each hidden layer.
+        dropout: probability on the input, and behind each hidden layer.
+        embedding_init: as for `HATNetwork`.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        classes: Sequence[int],
+        widths: Sequence[int] = (2000, 2000),
+        dropout: tuple[float, float] = (0.2, 0.5),
+        embedding_init: str = "normal",
+    ) -> None:
+        sizes = [math.prod(input_shape), *widths]
+        trunk = {f"fc{i}": nn.Linear(sizes[i - 1], sizes[i]) for i in range(1, len(sizes))}
+        super().__init__(trunk, input_shape, classes, [dropout[1]] * len(widths), dropout[0], embedding_init)
+
+
+class HATCNN(HATNetwork):
+    """The authors' AlexNet-like network: convolutions of 64, 128 and 256 filters, two linear layers of 2048 units.
+
+    The kernels follow the image's side: side // 8, side // 10 and 2, without padding; 4, 3 and 2 for 32 x 32.
+
+    Args:
+        input_shape: (C, side, side), side at least 28.
+        classes: number of classes of each task.
+        dropout: probability behind the first two layers, and behind the other three.
+        embedding_init: as for `HATNetwork`.
+
+    Raises:
+        ValueError: images that are not square or smaller than 28 x 28.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        classes: Sequence[int],
+        dropout: tuple[float, float] = (0.2, 0.5),
+        embedding_init: str = "normal",
+    ) -> None:
+        channels, height, width = input_shape
+        if height != width or height < 28:
+            raise ValueError(
+                f"HATCNN was given images of {height} x {width}: they must be square and at least 28 x 28, because its "
+                f"kernels are side // 8 and side // 10, and three poolings must leave at least 2 x 2"
+            )
+        low, high = dropout
+        filters = (channels, 64, 128, 256)
+        side, trunk = height, {}
+        for i, kernel in enumerate((height // 8, height // 10, 2), start=1):
+            trunk[f"c{i}"] = nn.Conv2d(filters[i - 1], filters[i], kernel)
+            side = (side - kernel + 1) // 2
+        layers: dict[str, nn.Linear | nn.Conv2d] = {
+            **trunk,
+            "fc1": nn.Linear(256 * side * side, 2048),
+            "fc2": nn.Linear(2048, 2048),
+        }
+        super().__init__(layers, input_shape, classes, [low, low, high, high, high], 0.0, embedding_init)

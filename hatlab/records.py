@@ -1,0 +1,172 @@
+"""What a run leaves in its folder: config, checkpoint, tidy tables, manifest.
+
+The folder is `<results>/runs/<run id>`. Every file appears whole or not at all. `manifest.json` says whether
+the run is "running" or "finished"; it is written last, with the checksums of the tables, so a run that is
+finished can be loaded instead of repeated. Tables hold nothing but results, so equal runs have equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from hatlab.config import RunConfig
+from hatlab.provenance import checksum
+
+__all__ = ["Record", "RecordError", "atomic", "write_json", "write_table"]
+
+
+class RecordError(RuntimeError):
+    """A results folder that cannot be written, or whose content does not belong to the run. Nothing is changed."""
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, and move it there if the block ends well."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write `content` as JSON, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def write_table(folder: Path, name: str, table: pd.DataFrame) -> list[Path]:
+    """Write `table` as `<name>.parquet` and `<name>.csv`, atomically, and return both paths."""
+    paths = [folder / f"{name}.parquet", folder / f"{name}.csv"]
+    with atomic(paths[0]) as temporary:
+        table.to_parquet(temporary, index=False)
+    with atomic(paths[1]) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+    return paths
+
+
+class Record:
+    """The folder of one run.
+
+    Args:
+        config: the run.
+        results: the results folder; created if need be.
+
+    Raises:
+        RecordError: the folder cannot be written, or holds another config.
+    """
+
+    def __init__(self, config: RunConfig, results: Path) -> None:
+        self.config = config
+        self.folder = results / "runs" / config.run_id
+        self.checkpoint = self.folder / "checkpoint.pt"
+        self.manifest: dict[str, Any] = {}
+        self._open()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is complete."""
+        return self.manifest.get("state") == "finished"
+
+    def verify_data(self, data: Mapping[str, str]) -> None:
+        """Hold `data`, source file -> checksum of the images in use, against those the run was started with.
+
+        Raises:
+            RecordError: they differ.
+        """
+        known = self.manifest.setdefault("data", dict(data))
+        if known != dict(data):
+            raise RecordError(
+                f"{self.folder} was made from other images: its manifest has checksums {known}, those found now are "
+                f"{dict(data)}. Restore the images, or move the folder away to run again"
+            )
+
+    def load_tables(self, names: list[str]) -> dict[str, pd.DataFrame]:
+        """Read the tables of a finished run.
+
+        Raises:
+            RecordError: a table is missing or differs from its checksum in the manifest.
+        """
+        tables = {}
+        for name in names:
+            path = self.folder / f"{name}.parquet"
+            wanted = self.manifest["files"].get(path.name)
+            if not path.exists() or checksum(path) != wanted:
+                raise RecordError(
+                    f"{path} is missing or was altered (the manifest says {wanted}): move the folder away to run again"
+                )
+            tables[name] = pd.read_parquet(path)
+        return tables
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """Return the state after the last finished epoch; None if there is none. Runs no code from the file."""
+        if not self.checkpoint.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise RecordError(f"{self.checkpoint} cannot be read ({error}): delete it to start the run again") from error
+        return state
+
+    def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Write the state of an unfinished run."""
+        with atomic(self.checkpoint) as temporary:
+            torch.save(dict(state), temporary)
+
+    def started(self, session: Mapping[str, Any], **facts: Any) -> None:
+        """Note that a process has started, or gone on with, the run; `facts` are about the run as a whole."""
+        self.manifest |= {
+            "run_id": self.config.run_id,
+            "config": self.config.model_dump(mode="json"),
+            "state": "running",
+            "sessions": [*self.manifest.get("sessions", []), dict(session)],
+            **facts,
+        }
+        write_json(self.folder / "manifest.json", self.manifest)
+
+    def finish(self, tables: Mapping[str, pd.DataFrame], seconds: float) -> None:
+        """Write the tables, and then the manifest that declares the run finished."""
+        files = {}
+        for name, table in tables.items():
+            files |= {path.name: checksum(path) for path in write_table(self.folder, name, table)}
+        files[self.checkpoint.name] = checksum(self.checkpoint)
+        self.manifest["sessions"][-1]["seconds"] = round(seconds, 3)
+        self.manifest |= {"state": "finished", "files": files}
+        write_json(self.folder / "manifest.json", self.manifest)
+
+    def _open(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise RecordError(f"the results folder {self.folder} cannot be written: {error.strerror or error}") from error
+        path = self.folder / "manifest.json"
+        if not path.exists():
+            return
+        try:
+            self.manifest = json.loads(path.read_text(encoding="utf-8"))
+            config = self.manifest["config"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RecordError(f"{path} is not a manifest of hatlab: move the folder away to run again") from error
+        asked = self.config.model_dump(mode="json")
+        if config != asked:
+            different = sorted(name for name in {*config, *asked} if config.get(name) != asked.get(name))
+            name = different[0]
+            raise RecordError(
+                f"{path} belongs to another config: {name} is {config.get(name)!r} there and {asked.get(name)!r} here"
+                f"{f', {len(different) - 1} more differ' if len(different) > 1 else ''}. The folder's name is the hash of "
+                f"its config, so the manifest was altered: restore it, or move the folder away to run again"
+            )

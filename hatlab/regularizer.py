@@ -1,0 +1,138 @@
+"""HAT's mask-sparsity regularizer (section 2.6) and its `cross` variant.
+
+With m the mask of the current task and p the cumulative mask of the tasks before it, summed over all units:
+
+    R1 = sum m (1 - p) / sum (1 - p)        share of the free units that the task takes (the paper's eq. 5)
+    R2 = 1 - sum m p / sum p                share of the used units that the task does not reuse
+
+`original` is factor R1, `cross` is factor (R1 + R2) / 2, `reuse` is factor R2. A ratio over `min_units` units or
+fewer counts as 0; so in the first task, where nothing is used yet, `cross` is half of `original`.
+
+The cross mode was published in CLArena 1.1.0, in a form that cannot train:
+
+| as published                                         | here                                               |
+| ---------------------------------------------------- | -------------------------------------------------- |
+| `mask * previous.sum()`: a vector where a loss is    | `(mask * previous).sum()`: a scalar, for layers of |
+| meant, or a shape error where layers differ in width | any widths                                         |
+| factor (factor R1 + R2) / 2: R1 has the factor twice | factor (R1 + R2) / 2                               |
+| a plain `0` for a ratio over few units, which has no | a tensor on the mask's device, with a graph, whose |
+| `backward()`                                         | gradient is 0                                      |
+| `None` for an unknown mode                           | `ValueError` that names it and the modes there are |
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["MODES", "HATMaskSparsityReg", "mask_sparsity"]
+
+MODES = ("original", "cross", "reuse")
+
+
+def _share(part: Tensor, whole: Tensor, min_units: float) -> tuple[Tensor, Tensor]:
+    """Return part / whole and whether it counts; no branch on a value, no division by 0, always differentiable."""
+    counts = whole > min_units
+    return part / torch.where(counts, whole, torch.ones_like(whole)), counts
+
+
+def mask_sparsity(mask: Tensor, previous: Tensor, mode: str, min_units: float = 10) -> Tensor:
+    """Return the regularizer R of the units in `mask`, in [0, 1] for masks in [0, 1], as a tensor without axes.
+
+    Args:
+        mask: (units,) mask of the current task, the units of all layers in one vector.
+        previous: (units,) cumulative mask of the tasks before it, in the dtype of `mask`.
+        mode: one of `MODES`.
+        min_units: a ratio whose denominator is at most this counts as 0.
+
+    Raises:
+        ValueError: the mode is unknown.
+    """
+    free = 1 - previous
+    taken, taken_counts = _share((mask * free).sum(), free.sum(), min_units)
+    reused, reused_counts = _share((mask * previous).sum(), previous.sum(), min_units)
+    zero = torch.zeros_like(taken)
+    r1 = torch.where(taken_counts, taken, zero)
+    r2 = torch.where(reused_counts, 1 - reused, zero)
+    if mode == "original":
+        return r1
+    if mode == "cross":
+        return (r1 + r2) / 2
+    if mode == "reuse":
+        return r2
+    raise ValueError(f"mode = {mode!r}: allowed are {', '.join(MODES)}")
+
+
+class HATMaskSparsityReg(nn.Module):
+    """The regularizer as a module, in the place of CLArena's class of the same name.
+
+    Args:
+        factor: the paper's compressibility c; finite and not negative.
+        mode: "original", "cross" or "reuse"; see the module's text.
+        min_units: a ratio over at most this many units counts as 0.
+
+    Raises:
+        ValueError: a factor that is negative or not finite, an unknown mode, a negative `min_units`.
+    """
+
+    def __init__(self, factor: float, mode: str = "original", min_units: float = 10) -> None:
+        super().__init__()
+        if not (isinstance(factor, int | float) and not isinstance(factor, bool) and 0 <= factor < math.inf):
+            raise ValueError(f"factor = {factor!r}: allowed is a finite number of at least 0")
+        if mode not in MODES:
+            raise ValueError(f"mode = {mode!r}: allowed are {', '.join(MODES)}")
+        if not min_units >= 0:
+            raise ValueError(f"min_units = {min_units!r}: allowed is a number of at least 0")
+        self.factor, self.mode, self.min_units = factor, mode, min_units
+
+    def forward(
+        self, mask: Mapping[str, Tensor], previous_cumulative_mask: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return (loss, network_sparsity).
+
+        Args:
+            mask: layer name -> (units,), the mask of the current task, floating point.
+            previous_cumulative_mask: the same layers and shapes; floating point or bool.
+
+        Returns:
+            loss: factor R over the units of all layers, no axes.
+            network_sparsity: per layer, without the factor: sum m(1-p) / sum (1-p) for "original";
+                sum m p / sum p for "reuse"; the mean of the two for "cross". 0 where a denominator is at most
+                `min_units`.
+
+        Raises:
+            ValueError: no layers, layers that do not match, or shapes that do not match; names them.
+            TypeError: a mask that is not floating point.
+        """
+        self._check(mask, previous_cumulative_mask)
+        previous = {name: previous_cumulative_mask[name].to(m.dtype) for name, m in mask.items()}
+        everything = torch.cat(list(mask.values())), torch.cat(list(previous.values()))
+        loss = self.factor * mask_sparsity(*everything, self.mode, self.min_units)
+        return loss, {name: self._layer_sparsity(m, previous[name]) for name, m in mask.items()}
+
+    def _layer_sparsity(self, m: Tensor, p: Tensor) -> Tensor:
+        shares = []
+        for chosen in {"original": (1 - p,), "reuse": (p,), "cross": (1 - p, p)}[self.mode]:
+            share, counts = _share((m * chosen).sum(), chosen.sum(), self.min_units)
+            shares.append(torch.where(counts, share, torch.zeros_like(share)))
+        return torch.stack(shares).mean()
+
+    @staticmethod
+    def _check(mask: Mapping[str, Tensor], previous: Mapping[str, Tensor]) -> None:
+        if not mask:
+            raise ValueError("mask has no layers: expected layer name -> (units,)")
+        if missing := [name for name in mask if name not in previous]:
+            raise ValueError(f"previous_cumulative_mask has no layer {', '.join(missing)}; it has {list(previous)}")
+        if extra := [name for name in previous if name not in mask]:
+            raise ValueError(f"previous_cumulative_mask has layers that mask has not: {', '.join(extra)}")
+        for name, m in mask.items():
+            if not m.is_floating_point():
+                raise TypeError(f"mask['{name}'] has dtype {m.dtype}: a floating-point mask is needed")
+            if m.dim() != 1 or m.shape != previous[name].shape:
+                raise ValueError(
+                    f"layer '{name}': mask has shape {tuple(m.shape)}, previous_cumulative_mask "
+                    f"{tuple(previous[name].shape)}; both must be (units,)"
+                )

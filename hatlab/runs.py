@@ -1,0 +1,197 @@
+"""Running configs: `run` for one, `sweep` for many, `collect` for their tables side by side.
+
+A run that is finished is loaded, one that was stopped goes on after its last finished epoch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+
+from hatlab.config import ConfigError, RunConfig
+from hatlab.paths import results_root
+from hatlab.progress import Progress, default_progress
+from hatlab.provenance import environment
+from hatlab.records import Record
+from hatlab.tasks import make_sequence
+from hatlab.training import Trainer, build_network
+
+__all__ = ["Run", "Tables", "collect", "run", "sweep"]
+
+
+class Tables(NamedTuple):
+    """The tables of one or more runs; every row names its `run`.
+
+    Attributes:
+        capacity: per task, epoch (-1: before the task's first step) and layer (and "total"): units and weights used.
+        accuracy: per `after_task` and `task`: test accuracy in [0, 1] and cross-entropy.
+        epochs: per task and epoch: losses, validation accuracy, learning rate.
+        tasks: per task: its name, epochs, best epoch, weights used by the cumulative mask after it, and how many
+            fully protected values were found unchanged.
+    """
+
+    capacity: pd.DataFrame
+    accuracy: pd.DataFrame
+    epochs: pd.DataFrame
+    tasks: pd.DataFrame
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run: its config, folder, manifest and tables."""
+
+    config: RunConfig
+    folder: Path
+    manifest: dict[str, Any]
+    tables: Tables
+
+    @property
+    def run_id(self) -> str:
+        return self.config.run_id
+
+    @property
+    def capacity(self) -> pd.DataFrame:
+        return self.tables.capacity
+
+    @property
+    def accuracy(self) -> pd.DataFrame:
+        return self.tables.accuracy
+
+    @property
+    def epochs(self) -> pd.DataFrame:
+        return self.tables.epochs
+
+    @property
+    def tasks(self) -> pd.DataFrame:
+        return self.tables.tasks
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device called `name`; "auto" is the GPU where there is one, else the CPU.
+
+    Raises:
+        ConfigError: the name is unknown, or the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device = {name!r}: allowed are auto, cpu, cuda and cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device = {name!r}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices here; "
+            f"use device 'cpu' or 'auto'"
+        )
+    return device
+
+
+def run(
+    config: RunConfig,
+    *,
+    results: Path | str | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Run:
+    """Train `config`, or load it if it is finished, or go on with it if it was stopped.
+
+    Args:
+        config: the run.
+        results: results folder; None: `results/` of the checkout.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        progress: what is told about tasks and epochs; None: lines or a bar on the terminal.
+
+    Raises:
+        ConfigError: a device that is not there, a data set, task or network that the config cannot mean.
+        DatasetError: images that are missing or damaged.
+        RecordError: a results folder that cannot be used.
+        TrainingDiverged: a loss that is not finite; the checkpoint of the last good epoch is kept.
+    """
+    return sweep([config], results=results, device=device, progress=progress)[0]
+
+
+def sweep(
+    configs: Sequence[RunConfig],
+    *,
+    results: Path | str | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> list[Run]:
+    """Train several configs, one after the other, as `run` does each; all are checked before the first starts."""
+    where, target = Path(results) if results is not None else results_root(), find_device(device)
+    progress = progress if progress is not None else default_progress()
+    for config in configs:
+        _check(config, where)
+    progress.sweep_started(len(configs))
+    return [_run(config, where, target, progress) for config in configs]
+
+
+def collect(runs: Sequence[Run]) -> Tables:
+    """Return the tables of `runs` one below the other, with the columns dataset, c, mode, s_max and seed after `run`."""
+
+    def table(name: str) -> pd.DataFrame:
+        parts = []
+        for run in runs:
+            part = getattr(run.tables, name).copy()
+            for position, column in enumerate(("dataset", "c", "mode", "s_max", "seed"), start=1):
+                part.insert(position, column, getattr(run.config, column))
+            parts.append(part)
+        return pd.concat(parts, ignore_index=True)
+
+    return Tables(*(table(name) for name in Tables._fields))
+
+
+def _check(config: RunConfig, results: Path) -> None:
+    """Refuse what cannot run before anything is trained: folder, images, tasks, network."""
+    if not Record(config, results).finished:
+        with torch.device("meta"):
+            build_network(config, make_sequence(config))
+
+
+def _run(config: RunConfig, results: Path, device: torch.device, progress: Progress) -> Run:
+    record = Record(config, results)
+    loaded = record.finished
+    if loaded:
+        progress.run_started(config.run_id, config.dataset, 0, config.max_epochs, 0)
+    else:
+        _train(record, config, device, progress)
+    progress.run_done(loaded)
+    return Run(config, record.folder, record.manifest, Tables(**record.load_tables(list(Tables._fields))))
+
+
+def _train(record: Record, config: RunConfig, device: torch.device, progress: Progress) -> None:
+    started, clock = datetime.now(UTC), time.perf_counter()
+    sequence = make_sequence(config)
+    record.verify_data({name: value for data in sequence.datasets for name, value in data.checksums.items()})
+    trainer = Trainer(config, sequence, device)
+    if (saved := record.load_checkpoint()) is not None:
+        trainer.load_state_dict(saved)
+    title = " + ".join(data.title for data in sequence.datasets)
+    record.started(
+        {
+            "started": started.isoformat(timespec="seconds"),
+            "from_task": trainer.task,
+            "from_epoch": trainer.within["epoch"] if trainer.within else 0,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "threads": torch.get_num_threads(),
+            **environment(),
+        },
+        title=title,
+        order=list(sequence.order),
+    )
+    progress.run_started(config.run_id, title, len(sequence.tasks), config.max_epochs, trainer.task)
+    trainer.train(lambda: record.save_checkpoint(trainer.state_dict()), progress)
+    tables = {}
+    for name, columns in Trainer.TABLES.items():
+        tables[name] = pd.DataFrame(trainer.rows[name], columns=list(columns))
+        tables[name].insert(0, "run", config.run_id)
+    record.finish(tables, time.perf_counter() - clock)

@@ -1,0 +1,136 @@
+"""Replays runs of the authors' implementation with the library's own step; `--reference-dir` names their folder.
+
+The format is described in tests/reference/README.md.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from hatlab import protection
+from hatlab.attention import gate, slopes
+from hatlab.capacity import weight_usage
+from hatlab.networks import HATCNN, HATMLP
+from hatlab.training import Batch, Hyper, State, step
+
+TOLERANCE = 1e-4
+
+
+def native_name(theirs: str, layers: list[str]) -> str:
+    """The network's name of a parameter of the authors' modules; embeddings are handled apart."""
+    layer, rest = theirs.split(".", 1)
+    return f"heads.{rest}" if layer == "last" else f"trunk.{theirs}"
+
+
+class Replay:
+    """One recorded run: initial values, data and order of every task, whatever the file leaves to a recipe."""
+
+    def __init__(self, path):
+        self.file = np.load(path, allow_pickle=False)
+        self.meta = json.loads(self.file["meta"].tobytes())
+        common = (self.meta["input"], self.meta["classes"])
+        if self.meta["kind"] == "mlp":
+            self.network = HATMLP(*common, [self.meta["nhid"]] * self.meta["nlayers"], (0.0, 0.0))
+        else:
+            self.network = HATCNN(*common, (0.0, 0.0))
+        self.layers = list(self.network.units)
+        heads = [f"last.{t}.{kind}" for t in range(len(self.meta["classes"])) for kind in ("weight", "bias")]
+        trunk = [f"{layer}.{kind}" for layer in self.layers for kind in ("weight", "bias")]
+        self.names = sorted([*trunk, *heads, *(f"e{layer}.weight" for layer in self.layers)])
+
+    def values(self):
+        """Every parameter, under the authors' name, as the network has it now."""
+        native = dict(self.network.named_parameters())
+        embeddings = self.network.split(self.network.gates)
+        return {
+            name: (embeddings[name[1:-7]] if name.startswith("e") else native[native_name(name, self.layers)]).detach()
+            for name in self.names
+        }
+
+    def initialise(self):
+        for i, (name, value) in enumerate(self.values().items()):
+            if self.meta["kind"] == "mlp":
+                start = self.file[f"init/{name}"]
+            else:
+                start = np.random.RandomState(1000 + i).standard_normal(tuple(value.shape)).astype(np.float32)
+                if name.endswith("bias"):
+                    start *= np.float32(0.01)
+                elif not name.startswith("e"):
+                    start /= np.float32(np.sqrt(np.prod(value.shape[1:])))
+            value.copy_(torch.from_numpy(start))
+
+    def data(self, t):
+        """Images, labels, and the sample order of every epoch."""
+        if self.meta["kind"] == "mlp":
+            return (self.file[f"task{t}/{key}"] for key in ("x", "y", "order"))
+        random, n = np.random.RandomState(2000 + t), self.meta["n"]
+        x = random.standard_normal((n, *self.meta["input"])).astype(np.float32)
+        y = random.randint(0, self.meta["classes"][t], n)
+        epochs = range(self.meta["epochs"])
+        return x, y, [np.random.RandomState(3000 + 10 * t + e).permutation(n) for e in epochs]
+
+
+def replay_task(run, t, cumulative):
+    """Train task t as recorded; returns (steps, 2): CE + c R, and R."""
+    meta, network = run.meta, run.network
+    x, y, order = run.data(t)
+    x = torch.from_numpy(x).reshape(-1, *meta["input"])
+    y = torch.from_numpy(np.asarray(y)).long()
+    hyper = Hyper(meta["lr"], meta["compressibility"], meta["s_max"], meta["clip"], 6.0, 50.0, 0, "original", "authors")
+    factors = {}
+    if t > 0:
+        by_layer = protection.movable(dict(network.trunk.items()), network.split(cumulative))
+        factors = {f"trunk.{name}": factor for name, factor in by_layer.items()}
+    mine = {n: p for n, p in network.named_parameters() if n.startswith(("trunk.", f"heads.{t}."))}
+    state = State({n: p.detach().clone() for n, p in mine.items()}, network.gates[t].detach().clone())
+    frozen = protection.protected_values(state.parameters, factors)
+    losses = []
+    keep = [None] * len(network.dropout)
+    for epoch in order:
+        # the authors count s in steps of 64 images, whatever the batch
+        for rows, s in zip(
+            torch.from_numpy(np.asarray(epoch)).long().split(meta["batch_size"]),
+            slopes("authors", meta["s_max"], len(epoch), meta["batch_size"]),
+            strict=True,
+        ):
+            state, loss = step(network, t, state, Batch(x[rows], y[rows], keep, float(s)), hyper, cumulative, factors)
+            losses.append([float(loss[0] + meta["compressibility"] * loss[1]), float(loss[1])])
+    protection.verify_protected(state.parameters, factors, frozen)
+    for name, p in mine.items():
+        p.copy_(state.parameters[name])
+    network.gates[t].copy_(state.e)
+    return np.array(losses)
+
+
+def summary(value):
+    flat = value.double().flatten()
+    return np.array([flat.sum(), flat.abs().sum(), flat.norm(), *flat[:16]])
+
+
+@torch.no_grad()
+def test_the_authors_run_is_repeated(reference):
+    run = Replay(reference)
+    run.initialise()
+    cumulative = torch.zeros_like(run.network.gates[0])
+    chain = protection.links(dict(run.network.trunk.items()))
+    for t in range(len(run.meta["classes"])):
+        losses = replay_task(run, t, cumulative)
+        recorded = np.array(run.meta["losses"][t])
+        np.testing.assert_allclose(losses, recorded, rtol=0, atol=TOLERANCE, err_msg=f"losses of task {t}")
+
+        for name, value in run.values().items():
+            if run.meta["kind"] == "mlp":
+                np.testing.assert_allclose(value, run.file[f"task{t}/end/{name}"], rtol=0, atol=TOLERANCE, err_msg=name)
+            else:
+                theirs = run.file[f"task{t}/stat/{name}"]
+                np.testing.assert_allclose(summary(value), theirs, rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)
+
+        mask = gate(run.network.gates[t], run.meta["s_max"])
+        cumulative = protection.cumulate(cumulative, mask)
+        for kind, vector in (("mask", mask), ("cumulative", cumulative)):
+            for i, part in enumerate(run.network.split(vector).values()):
+                np.testing.assert_allclose(part, run.file[f"task{t}/{kind}{i}"].ravel(), rtol=0, atol=TOLERANCE)
+        used = weight_usage(chain, {n: m.numpy() for n, m in run.network.split(cumulative).items()})
+        assert used == pytest.approx(run.meta["cumulative_weight_usage"][t], abs=TOLERANCE)
