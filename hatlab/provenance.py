@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hatlab import __version__
+
 __all__ = ["checksum", "environment", "git_state", "versions"]
 
-PACKAGES = ("hatlab", "torch", "torchvision", "numpy", "pandas", "pyarrow", "scikit-learn", "pydantic", "matplotlib")
+PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pyarrow", "scikit-learn", "pydantic", "matplotlib")
 
 
 def checksum(path: Path) -> str:
@@ -23,7 +25,7 @@ def checksum(path: Path) -> str:
 
 def versions() -> dict[str, str]:
     """Return the version of Python and of each package that a result depends on and that is installed."""
-    found = {"python": platform.python_version()}
+    found = {"hatlab": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

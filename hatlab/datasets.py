@@ -1,0 +1,291 @@
+"""Data sets as uint8 arrays, whatever they are stored in. Nothing here knows of tasks."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from hatlab import paths
+from hatlab.cache import cached
+from hatlab.config import nearest
+from hatlab.formats import DatasetError, checksum, read_npz
+from hatlab.image_folders import read_folder, tree_checksum
+from hatlab.public_sets import CIFAR_MEAN, CIFAR_STD, PUBLIC_SETS
+
+__all__ = ["Dataset", "DatasetError", "FileCheck", "SetStatus", "fetch", "load", "split_names", "status", "verify"]
+
+LOCAL = {"npz": read_npz, "folder": read_folder}
+ALLOWED = ["digits", *PUBLIC_SETS, *(f"{kind}:PATH" for kind in LOCAL)]
+
+DIGITS_CHECKSUM = "sha256:87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
+DIGITS_MEAN = (0.3052,)
+DIGITS_STD = (0.3760,)
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+# CIFAR-10 in other clothes, known by content: what it must be called in every result
+KNOWN_TITLES = {
+    "sha256:556dfb5825737459bd0727792d1ca974964977f53b69106ae2ee042c2b9c2780": "CIFAR-10 (JPEG)",  # the archive
+    "sha256:c02cb5669e6584eb457f59a1c85d69f1216b2c1e4c5cc9093b567fb7cb82ca6a": "CIFAR-10 (JPEG)",  # unpacked
+    "sha256:e8b3bd6d0bf4ce2e7384de64f631d39de5356a298c8ed75e9c0a88ecb3e7cfd4": "CIFAR-10 (subset of 8,068)",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Training and test images of one data set.
+
+    Attributes:
+        name: as in `RunConfig.dataset`, e.g. "mnist" or "npz:PATH".
+        title: how results are labelled, e.g. "MNIST" or "CIFAR-10 (JPEG)".
+        x_train, x_test: (N, C, H, W) uint8, C-contiguous; C is 1 (grey) or 3 (RGB).
+        y_train, y_test: (N,) int64 in 0..len(classes)-1; each class has images in both.
+        classes: name of each class.
+        mean, std: (C,) each, of pixels scaled to [0, 1]: the authors' constants where they have some, else of the
+            training images. `std` is never 0.
+        checksums: source file name -> "md5:..." or "sha256:..." of what was read.
+    """
+
+    name: str
+    title: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    checksums: dict[str, str]
+
+
+@dataclass(frozen=True)
+class SetStatus:
+    """Whether a named set could be loaded now, judged by the presence and size of its files.
+
+    Attributes:
+        state: "ready"; "missing" (some file is nowhere); "damaged" (a file has the wrong size).
+        where: the folders of its files, or the folder that they would be downloaded to.
+        size: bytes of its files; of those to be downloaded where the set is missing.
+    """
+
+    name: str
+    title: str
+    state: Literal["ready", "missing", "damaged"]
+    where: str
+    size: int
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """What `verify` found: `found` and `expected` are checksums; `expected` is "" where none is known."""
+
+    file: str
+    ok: bool
+    found: str
+    expected: str
+    problem: str
+
+
+def load(name: str, *, download: bool = True) -> Dataset:
+    """Return the data set called `name`: digits, mnist, fashion_mnist, cifar10, cifar100, npz:PATH or folder:PATH.
+
+    Files are looked for in `paths.data_roots()`; a PATH that is relative, in the current folder first. What is
+    missing is downloaded with a progress bar unless `download` is false. Sources are hashed at every load, decoded
+    images are cached.
+
+    Raises:
+        DatasetError: unknown name, missing, truncated, altered or unusable files.
+    """
+    with _named(name):
+        if name == "digits":
+            return _digits()
+        if name in PUBLIC_SETS:
+            return _public(name, download)
+        return _local(name)
+
+
+def split_names(dataset: str) -> tuple[str, ...]:
+    """Return the names joined by '+' in `RunConfig.dataset`.
+
+    A '+' separates only where a name follows it, so that a PATH may hold one ("npz:c++/x.npz" is one name).
+    """
+    kinds = "|".join(f"{kind}:" for kind in LOCAL)
+    return tuple(re.split(rf"\+(?={kinds}|\w+(?:\+|$))", dataset))
+
+
+def fetch(name: str) -> list[Path]:
+    """Download what is missing of a set, compare all its checksums, and return its files.
+
+    Raises:
+        DatasetError: unknown name; a set that is not downloaded; no network; a truncated or altered file.
+    """
+    if name == "digits":
+        return []
+    if name not in PUBLIC_SETS:
+        raise DatasetError(f"dataset = '{name}' cannot be downloaded; allowed: {', '.join(PUBLIC_SETS)}")
+    files = PUBLIC_SETS[name].fetch()
+    bad = [check for check in verify(name) if not check.ok]
+    if bad:
+        raise DatasetError(f"dataset = '{name}': {bad[0].file}: {bad[0].problem}")
+    return list(files.values())
+
+
+def status() -> list[SetStatus]:
+    """Return the state of every named set. Cheap: looks at names and sizes only."""
+    states = [SetStatus("digits", "digits", "ready", "shipped with scikit-learn", 0)]
+    for item in PUBLIC_SETS.values():
+        found = item.find()
+        files = {name: path for name, path in found.items() if path is not None}
+        sizes = {name: path.stat().st_size for name, path in files.items()}
+        missing = [name for name in found if name not in files]
+        damaged = [name for name in sizes if sizes[name] != item.files.get(name, sizes[name])]
+        folders = dict.fromkeys(str(path.parent) for path in files.values())
+        states.append(
+            SetStatus(
+                item.name,
+                item.title,
+                "missing" if missing else "damaged" if damaged else "ready",
+                str(paths.cache_root() / item.folder) if missing else ", ".join(folders),
+                sum(item.files[name] for name in missing) if missing else sum(sizes.values()),
+            )
+        )
+    return states
+
+
+def verify(name: str) -> list[FileCheck]:
+    """Hash every source file of a set anew, past the cache, and compare with what is known of it.
+
+    A file or folder given by PATH that is not known by content is decoded instead.
+
+    Raises:
+        DatasetError: unknown name or PATH that does not exist.
+    """
+    if name in PUBLIC_SETS:
+        item = PUBLIC_SETS[name]
+        expected = item.expected()
+        checks = []
+        for file, path in item.find().items():
+            found = checksum(path, "md5") if path else ""
+            problem = "missing" if path is None else "" if found == expected[file] else "truncated or altered"
+            checks.append(FileCheck(str(path or file), not problem, found, expected[file], problem))
+        return checks
+    if name == "digits":
+        return [FileCheck(file, True, found, DIGITS_CHECKSUM, "") for file, found in load(name).checksums.items()]
+    with _named(name):
+        kind, path = _locate(name)
+    found = problem = ""
+    try:
+        found = _sha256(path)
+        LOCAL[kind](path)
+    except DatasetError as error:
+        problem = str(error)
+    return [FileCheck(str(path), not problem, found, found if found in KNOWN_TITLES else "", problem)]
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say in an error which data set was asked for."""
+    try:
+        yield
+    except DatasetError as error:
+        raise DatasetError(f"dataset = '{name}': {error}") from error.__cause__
+
+
+def _digits() -> Dataset:
+    """1,797 digits of 8x8 pixels in 17 grey values v, stored as round(255 v / 16): 16 x / 255 rounded gives v back.
+
+    Every fifth image of each class, in scikit-learn's order, is a test image: 1,442 for training, 355 for testing.
+    """
+    from sklearn.datasets import load_digits
+
+    grey, y = load_digits(return_X_y=True)
+    grey = grey.astype(np.uint8)
+    found = f"sha256:{hashlib.sha256(grey.tobytes() + y.astype(np.uint8).tobytes()).hexdigest()}"
+    if found != DIGITS_CHECKSUM:
+        raise DatasetError(f"scikit-learn's digits are not the known ones: expected {DIGITS_CHECKSUM}, found {found}")
+    x = np.rint(grey * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+    y = y.astype(np.int64)
+    test = np.zeros(len(y), dtype=bool)
+    for label in range(10):
+        test[np.flatnonzero(y == label)[4::5]] = True
+    return Dataset(
+        name="digits",
+        title="digits",
+        x_train=x[~test],
+        y_train=y[~test],
+        x_test=x[test],
+        y_test=y[test],
+        classes=tuple("0123456789"),
+        mean=DIGITS_MEAN,
+        std=DIGITS_STD,
+        checksums={"scikit-learn digits": found},
+    )
+
+
+def _public(name: str, download: bool) -> Dataset:
+    item = PUBLIC_SETS[name]
+    files = item.fetch(download=download)
+    checksums = item.checksums(files)
+    # An entry in the cache was made after the comparison in `decode`, and is found by these checksums alone
+    images = cached(name, checksums, partial(item.decode, files, checksums))
+    return Dataset(name=name, title=item.title, mean=item.mean, std=item.std, checksums=checksums, **vars(images))
+
+
+def _local(name: str) -> Dataset:
+    kind, path = _locate(name)
+    found = _sha256(path)
+    images = cached(f"{kind}:{path.name}", {path.name: found}, partial(LOCAL[kind], path))
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    if found in KNOWN_TITLES:
+        title, mean, std = KNOWN_TITLES[found], CIFAR_MEAN, CIFAR_STD
+        images = dataclasses.replace(images, classes=CIFAR10_CLASSES)
+    else:
+        title = re.sub(r"\.(npz|tar(\.\w+)?|tgz|txz|tbz2?)$", "", path.name)
+        mean, std = _moments(images.x_train)
+    return Dataset(name=name, title=title, mean=mean, std=std, checksums={path.name: found}, **vars(images))
+
+
+def _sha256(path: Path) -> str:
+    return tree_checksum(path) if path.is_dir() else checksum(path, "sha256")
+
+
+def _candidates(path: str) -> list[Path]:
+    """Return where a PATH may be: as it is, then below each data root."""
+    given = Path(path).expanduser()
+    return [given] if given.is_absolute() else [Path.cwd() / given, *(root / given for root in paths.data_roots())]
+
+
+def _locate(name: str) -> tuple[str, Path]:
+    kind, _, path = name.partition(":")
+    if kind not in LOCAL or not path:
+        raise DatasetError(f"unknown data set{nearest(name, ALLOWED)} (known: {', '.join(ALLOWED)})")
+    for candidate in _candidates(path):
+        if candidate.is_file() or (kind == "folder" and candidate.is_dir()):
+            return kind, candidate.resolve()
+    wanted = "an .npz file" if kind == "npz" else "a folder or tar archive"
+    looked = "".join(f"\n  {candidate}" for candidate in _candidates(path))
+    raise DatasetError(f"there is no such file; needed is {wanted}; looked for it at:{looked}")
+
+
+def _moments(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel of (N, C, H, W) pixels scaled to [0, 1].
+
+    From histograms, taken chunk by chunk: exact, and without a copy of all images in floating point.
+    """
+    grey = np.arange(256) / 255
+    means, stds = [], []
+    for channel in range(x.shape[1]):
+        chunks = np.array_split(x[:, channel], len(x) // 1000 + 1)
+        share = sum(np.bincount(chunk.ravel(), minlength=256) for chunk in chunks) / x[:, channel].size
+        means.append(float(share @ grey))
+        stds.append(float(np.sqrt(share @ (grey - means[-1]) ** 2)) or 1.0)  # a constant channel is only shifted
+    return tuple(means), tuple(stds)
