@@ -36,6 +36,7 @@ def cached(label: str, checksums: Mapping[str, str], decode: Callable[[], Images
     path = _entry(label, checksums)
     images = _read(path)
     if images is None:
+        logger.info("decoding %s; the next run reads it from %s", label, path)
         images = decode()
         _write(path, images)
     return images
@@ -48,7 +49,7 @@ def _entry(label: str, checksums: Mapping[str, str]) -> Path:
 
 def _read(path: Path) -> Images | None:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
         return Images(**{**arrays, "classes": tuple(arrays["classes"].tolist())})
     except FileNotFoundError:

@@ -87,8 +87,6 @@ def capacity_rows(
     rows: list[tuple[str | int | float, ...]] = []
     for link in chain:
         n = link.name
-        rows.append(
-            (n, link.units, int(now[n].sum()), link.weights, used[n], used[n] - old[n], both[n], adahat[n])
-        )
+        rows.append((n, link.units, int(now[n].sum()), link.weights, used[n], used[n] - old[n], both[n], adahat[n]))
     sums = [sum(int(row[k]) for row in rows) for k in range(1, 7)]
     return [*rows, ("total", *sums, adahat["total"])]

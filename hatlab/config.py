@@ -82,7 +82,9 @@ class RunConfig(BaseModel):
     )
 
     # Hard attention
-    c: float = Field(0.75, ge=0, description="compressibility: weight of the mask-sparsity regularizer; 0 switches it off")
+    c: float = Field(
+        0.75, ge=0, description="compressibility: weight of the mask-sparsity regularizer; 0 switches it off"
+    )
     mode: Literal["original", "cross", "reuse"] = Field("original", description="which ratio the regularizer uses")
     min_units: int = Field(10, ge=0, description="a regularizer ratio over at most this many units counts as 0")
     s_max: float = Field(400.0, ge=1, description="steepest slope of the gate")

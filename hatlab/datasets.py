@@ -51,7 +51,7 @@ class Dataset:
         classes: name of each class.
         mean, std: (C,) each, of pixels scaled to [0, 1]: the authors' constants where they have some, else of the
             training images. `std` is never 0.
-        checksums: source file name -> "md5:..." or "sha256:..." of what was read.
+        checksums: source file (its place below a data root, or PATH) -> "md5:..." or "sha256:..." of what was read.
     """
 
     name: str
@@ -185,7 +185,7 @@ def verify(name: str) -> list[FileCheck]:
     try:
         found = _sha256(path)
         LOCAL[kind](path)
-    except DatasetError as error:
+    except (DatasetError, OSError) as error:
         problem = str(error)
     return [FileCheck(str(path), not problem, found, found if found in KNOWN_TITLES else "", problem)]
 
@@ -197,6 +197,8 @@ def _named(name: str) -> Iterator[None]:
         yield
     except DatasetError as error:
         raise DatasetError(f"dataset = '{name}': {error}") from error.__cause__
+    except OSError as error:
+        raise DatasetError(f"dataset = '{name}': cannot be read: {error}") from error
 
 
 def _digits() -> Dataset:
@@ -236,7 +238,8 @@ def _public(name: str, download: bool) -> Dataset:
     checksums = item.checksums(files)
     # An entry in the cache was made after the comparison in `decode`, and is found by these checksums alone
     images = cached(name, checksums, partial(item.decode, files, checksums))
-    return Dataset(name=name, title=item.title, mean=item.mean, std=item.std, checksums=checksums, **vars(images))
+    sources = {f"{item.folder}/{file}".lstrip("/"): found for file, found in checksums.items()}
+    return Dataset(name=name, title=item.title, mean=item.mean, std=item.std, checksums=sources, **vars(images))
 
 
 def _local(name: str) -> Dataset:
@@ -251,7 +254,8 @@ def _local(name: str) -> Dataset:
     else:
         title = re.sub(r"\.(npz|tar(\.\w+)?|tgz|txz|tbz2?)$", "", path.name)
         mean, std = _moments(images.x_train)
-    return Dataset(name=name, title=title, mean=mean, std=std, checksums={path.name: found}, **vars(images))
+    sources = {name.partition(":")[2]: found}
+    return Dataset(name=name, title=title, mean=mean, std=std, checksums=sources, **vars(images))
 
 
 def _sha256(path: Path) -> str:

@@ -165,7 +165,10 @@ def _npz_arrays(path: Path) -> dict[str, np.ndarray]:
                 raise DatasetError(
                     f"{path} lacks {', '.join(missing)}: needed are {', '.join(needed)}; it has {', '.join(file.files)}"
                 )
-            return {key: file[key] for key in needed}
+            arrays = {key: file[key] for key in needed}
+        if foreign := [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise DatasetError(f"{path}: {foreign[0]} is not an array; left in place")
+        return arrays
     except DatasetError:
         raise
     except READ_ERRORS as error:

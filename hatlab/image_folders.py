@@ -1,4 +1,4 @@
-"""Images in train/<class>/* and test/<class>/*, in a folder or a tar archive of one, which is never unpacked to disk."""
+"""Images in train/<class>/* and test/<class>/*: a folder, or a tar archive of one, which is never unpacked to disk."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read_folder(path: Path) -> Images:
         if image.shape[:2] != images[first].shape[:2]:
             sizes = ["x".join(map(str, shape[1::-1])) for shape in (images[first].shape, image.shape)]
             raise DatasetError(
-                f"{path}: images differ in size (width x height): {'/'.join(first)} is {sizes[0]}, {place} is {sizes[1]}"
+                f"{path}: images differ in width x height: {'/'.join(first)} is {sizes[0]}, {place} is {sizes[1]}"
             )
     for split, other in (SPLITS, SPLITS[::-1]):
         if not classes[split]:

@@ -124,24 +124,19 @@ class HATNetwork(nn.Module):
             for shape, p in zip(self.dropout_shapes, self.dropout, strict=True)
         ]
 
+    @torch.no_grad()
     def _dropout_shapes(self) -> list[tuple[int, ...]]:
         """Shapes, without the batch, of what dropout acts on; says which layer does not fit if one does not."""
         shapes: list[tuple[int, ...]] = [self.input_shape]
-        h = torch.empty(1, *self.input_shape, device="meta")
+        h = torch.zeros(1, *self.input_shape)
         for name, layer in self.trunk.items():
             linear = isinstance(layer, nn.Linear)
-            size = tuple(h.shape[1:])
-            if linear:
-                h = h.flatten(1)
-            given, wanted = h.shape[1], layer.weight.shape[1]
-            too_small = not linear and any(side < k for side, k in zip(size[1:], layer.weight.shape[2:], strict=True))
-            if given != wanted or too_small:
-                raise ValueError(f"layer '{name}' ({layer}) does not fit what comes before it, of shape {size}")
-            weight = layer.weight.to("meta")
-            h = h @ weight.T if linear else F.conv2d(h, weight, None, layer.stride, layer.padding, layer.dilation)
-            shapes.append(tuple(h.shape[1:]))
-            if not linear:
-                h = F.max_pool2d(h, 2)
+            try:
+                h = layer(h.flatten(1) if linear else h)
+                shapes.append(tuple(h.shape[1:]))
+                h = h if linear else F.max_pool2d(h, 2)
+            except RuntimeError as error:
+                raise ValueError(f"layer '{name}' ({layer}) does not fit what comes before it: {error}") from None
         return shapes
 
 

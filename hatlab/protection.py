@@ -54,7 +54,9 @@ def links(trunk: Mapping[str, nn.Module]) -> list[Link]:
     chain: list[Link] = []
     for name, layer in trunk.items():
         if not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            raise TypeError(f"layer '{name}' is a {type(layer).__name__}: only linear and convolutional layers are gated")
+            raise TypeError(
+                f"layer '{name}' is a {type(layer).__name__}: only linear and convolutional layers are gated"
+            )
         if getattr(layer, "groups", 1) != 1:
             raise ValueError(f"layer '{name}' is a convolution in {layer.groups} groups: only 1 group is supported")
         weight = layer.weight
@@ -62,7 +64,9 @@ def links(trunk: Mapping[str, nn.Module]) -> list[Link]:
         last = chain[-1] if chain else None
         readers = last.units if last else columns
         if columns % readers or (columns != readers and not isinstance(layer, nn.Linear)):
-            raise ValueError(f"layer '{name}' reads {columns} inputs, which do not divide among the {readers} units before it")
+            raise ValueError(
+                f"layer '{name}' reads {columns} inputs, which do not divide among the {readers} units before it"
+            )
         chain.append(
             Link(
                 name=name,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,9 +32,8 @@ class RecordError(RuntimeError):
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, and move it there if the block ends well."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    # not tempfile: it would make results that colleagues cannot read
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -117,7 +117,9 @@ class Record:
         try:
             state: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise RecordError(f"{self.checkpoint} cannot be read ({error}): delete it to start the run again") from error
+            raise RecordError(
+                f"{self.checkpoint} cannot be read ({error}): delete it to start the run again"
+            ) from error
         return state
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
@@ -152,7 +154,9 @@ class Record:
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
         except OSError as error:
-            raise RecordError(f"the results folder {self.folder} cannot be written: {error.strerror or error}") from error
+            raise RecordError(
+                f"the results folder {self.folder} cannot be written: {error.strerror or error}"
+            ) from error
         path = self.folder / "manifest.json"
         if not path.exists():
             return

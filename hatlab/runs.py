@@ -153,8 +153,7 @@ def collect(runs: Sequence[Run]) -> Tables:
 def _check(config: RunConfig, results: Path) -> None:
     """Refuse what cannot run before anything is trained: folder, images, tasks, network."""
     if not Record(config, results).finished:
-        with torch.device("meta"):
-            build_network(config, make_sequence(config))
+        build_network(config, make_sequence(config))
 
 
 def _run(config: RunConfig, results: Path, device: torch.device, progress: Progress) -> Run:

@@ -146,7 +146,7 @@ def _groups(config: RunConfig, sets: tuple[Dataset, ...]) -> list[tuple[int, tup
         return groups
     if config.n_tasks > len(groups):
         raise ConfigError(
-            f"n_tasks = {config.n_tasks}: '{config.dataset}' gives {len(groups)} tasks; allowed: up to that"
+            f"n_tasks = {config.n_tasks}: '{config.dataset}' gives {len(groups)} tasks; allowed: 1 to {len(groups)}"
         )
     return groups[: config.n_tasks]
 

@@ -94,13 +94,13 @@ def step(
 
     (gradients, of_mask), losses = grad(loss, argnums=(0, 1), has_aux=True)(state.parameters, mask)
     gradients = {name: g.mul_(factors[name]) if name in factors else g for name, g in gradients.items()}
-    of_e = compensated_gradient(
-        of_mask, mask, state.e, batch.s, hyper.s_max, hyper.compensation, hyper.cosh_clamp
-    )
+    of_e = compensated_gradient(of_mask, mask, state.e, batch.s, hyper.s_max, hyper.compensation, hyper.cosh_clamp)
     norm = torch.stack([torch.linalg.vector_norm(g) for g in (*gradients.values(), of_e)]).norm()
     rate = hyper.learning_rate * torch.clamp(hyper.grad_clip / (norm + 1e-6), max=1)
     e = torch.clamp(state.e - rate * of_e, -hyper.embedding_clamp, hyper.embedding_clamp)
-    return State({name: torch.addcmul(p, gradients[name], rate, value=-1) for name, p in state.parameters.items()}, e), losses
+    return State(
+        {name: torch.addcmul(p, gradients[name], rate, value=-1) for name, p in state.parameters.items()}, e
+    ), losses
 
 
 @torch.no_grad()
@@ -266,9 +266,7 @@ class Trainer:
                 valid_loss += config.c * self._regularizer()
             if not math.isfinite(valid_loss):
                 raise self._diverged(f"the validation loss is {valid_loss} after epoch {epoch}")
-            self.rows["epochs"].append(
-                (task, epoch, *losses, valid_loss, accuracy, now["learning_rate"])
-            )
+            self.rows["epochs"].append((task, epoch, *losses, valid_loss, accuracy, now["learning_rate"]))
             usage = self._capacity(epoch, layers, adahat)
             if valid_loss < now["best_loss"]:
                 now |= {"best_loss": valid_loss, "best_epoch": epoch, "best": state._asdict()}
@@ -284,7 +282,9 @@ class Trainer:
         self._finish_task(factors, progress)
         after_epoch()
 
-    def _train_epoch(self, data: Split, factors: Mapping[str, Tensor], rate: float) -> tuple[State, tuple[float, float]]:
+    def _train_epoch(
+        self, data: Split, factors: Mapping[str, Tensor], rate: float
+    ) -> tuple[State, tuple[float, float]]:
         """One pass over `data`; returns the new state and the mean of (CE + c R, R) over its steps."""
         config = self.config
         hyper = Hyper(

@@ -1,0 +1,127 @@
+"""A run's folder: whole files, honest manifests, clear refusals."""
+
+import json
+import os
+import stat
+
+import pandas as pd
+import pytest
+import torch
+
+from hatlab.config import RunConfig
+from hatlab.records import Record, RecordError, atomic, write_json, write_table
+
+CONFIG = RunConfig(seed=7)
+TABLE = pd.DataFrame({"run": ["a", "a"], "value": [1.5, float("nan")]})
+
+
+def finished(tmp_path):
+    record = Record(CONFIG, tmp_path)
+    record.verify_data({"x": "md5:1"})
+    record.started({"device": "cpu"}, title="digits")
+    record.save_checkpoint({"weights": torch.ones(2)})
+    record.finish({"capacity": TABLE}, 1.0)
+    return record
+
+
+def test_a_finished_record_is_read_back(tmp_path):
+    folder = finished(tmp_path).folder
+    record = Record(CONFIG, tmp_path)
+    assert record.finished
+    assert folder == tmp_path / "runs" / CONFIG.run_id
+    pd.testing.assert_frame_equal(record.load_tables(["capacity"])["capacity"], TABLE)
+    assert record.load_checkpoint()["weights"].tolist() == [1.0, 1.0]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "capacity.csv", "capacity.parquet", "checkpoint.pt", "manifest.json",
+    ]  # fmt: skip
+
+
+def test_a_new_record_has_nothing(tmp_path):
+    record = Record(CONFIG, tmp_path)
+    assert not record.finished
+    assert record.load_checkpoint() is None
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic(target) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_results_can_be_read_by_those_whom_the_umask_lets(tmp_path):
+    old = os.umask(0o022)
+    try:
+        write_json(tmp_path / "a.json", {})
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o644
+
+
+def test_equal_tables_have_equal_bytes(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        write_table(tmp_path / name, "t", TABLE.copy())
+    for ending in ("parquet", "csv"):
+        assert (tmp_path / f"first/t.{ending}").read_bytes() == (tmp_path / f"second/t.{ending}").read_bytes()
+
+
+def test_a_results_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "results").write_text("")
+    with pytest.raises(RecordError, match=r"results.*cannot be written"):
+        Record(CONFIG, tmp_path / "results")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_results_folder_without_permission_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(RecordError, match="cannot be written"):
+            Record(CONFIG, tmp_path)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_folder_that_another_config_made_is_refused(tmp_path):
+    path = finished(tmp_path).folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["config"]["c"] = 2.5
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(RecordError, match=r"manifest\.json belongs to another config: c is 2\.5 there and 0\.75 here"):
+        Record(CONFIG, tmp_path)
+    assert json.loads(path.read_text()) == manifest
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
+def test_a_manifest_that_is_none_is_refused(tmp_path, text):
+    path = finished(tmp_path).folder / "manifest.json"
+    path.write_text(text)
+    with pytest.raises(RecordError, match="is not a manifest of hatlab"):
+        Record(CONFIG, tmp_path)
+
+
+def test_other_images_than_those_the_run_was_started_with_are_refused(tmp_path):
+    finished(tmp_path)
+    with pytest.raises(RecordError, match=r"made from other images.*md5:1.*md5:2"):
+        Record(CONFIG, tmp_path).verify_data({"x": "md5:2"})
+
+
+@pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_bytes(p.read_bytes()[:-1])])
+def test_a_table_that_is_missing_or_altered_is_refused(tmp_path, damage):
+    damage(finished(tmp_path).folder / "capacity.parquet")
+    with pytest.raises(RecordError, match=r"capacity\.parquet is missing or was altered"):
+        Record(CONFIG, tmp_path).load_tables(["capacity"])
+
+
+def test_a_checkpoint_cannot_run_code_and_a_broken_one_is_named(tmp_path):
+    record = Record(CONFIG, tmp_path)
+    torch.save({"f": os.system}, record.checkpoint)
+    with pytest.raises(RecordError, match=r"checkpoint\.pt cannot be read"):
+        record.load_checkpoint()
+    record.checkpoint.write_bytes(b"")
+    with pytest.raises(RecordError, match="delete it to start the run again"):
+        record.load_checkpoint()

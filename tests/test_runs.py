@@ -1,0 +1,239 @@
+"""Runs as users start them: loaded, resumed, killed, refused."""
+
+import json
+import multiprocessing
+import random
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import hatlab
+from hatlab import runs, training
+from hatlab.config import ConfigError, RunConfig
+from hatlab.progress import Progress
+from hatlab.records import RecordError
+from hatlab.runs import find_device
+
+SMALL = RunConfig(widths=(30, 20), batch_size=32, max_epochs=3, n_tasks=3)
+TABLES = ("capacity", "accuracy", "epochs", "tasks")
+QUIET = Progress()
+
+
+def table_bytes(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.suffix in (".parquet", ".csv")}
+
+
+def test_a_run_leaves_its_tables_and_its_manifest(tmp_path):
+    run = hatlab.run(SMALL, results=tmp_path, device="cpu", progress=QUIET)
+    assert run.folder == tmp_path / "runs" / SMALL.run_id
+    manifest = json.loads((run.folder / "manifest.json").read_text())
+    assert manifest == run.manifest
+    assert manifest["state"] == "finished"
+    assert RunConfig.parse(manifest["config"], "manifest") == SMALL
+    assert manifest["data"]
+    session = manifest["sessions"][0]
+    assert {"started", "seconds", "device", "threads", "versions", "git", "platform"} <= set(session)
+    assert session["versions"]["hatlab"] == hatlab.__version__
+    assert set(table_bytes(run.folder)) == {f"{t}.{ending}" for t in TABLES for ending in ("parquet", "csv")}
+    for name in TABLES:
+        assert (getattr(run, name)["run"] == run.run_id).all()
+    capacity, accuracy = run.capacity, run.accuracy
+    assert set(capacity["layer"]) == {"fc1", "fc2", "total"}
+    assert capacity["epoch"].min() == -1
+    assert (capacity["weights_used"] <= capacity["weights"]).all()
+    assert len(accuracy) == 1 + 2 + 3
+    assert accuracy["accuracy"].between(0, 1).all()
+    # what the cumulative mask uses can only grow
+    assert (np.diff(run.tasks["weights_used"]) >= 0).all()
+
+
+def test_a_finished_run_is_loaded_and_not_repeated(tmp_path, monkeypatch):
+    first = hatlab.run(SMALL, results=tmp_path, progress=QUIET)
+    monkeypatch.setattr(training, "step", None)
+    monkeypatch.setattr(runs, "make_sequence", None)
+    again = hatlab.run(SMALL, results=tmp_path, progress=QUIET)
+    for name in TABLES:
+        pd.testing.assert_frame_equal(getattr(first, name), getattr(again, name))
+
+
+def test_runs_do_not_depend_on_what_ran_before(tmp_path):
+    other = SMALL.replace(seed=1)
+    torch.manual_seed(3)
+    together = hatlab.sweep([other, SMALL], results=tmp_path / "a", progress=QUIET)
+    alone = hatlab.run(SMALL, results=tmp_path / "b", progress=QUIET)
+    assert table_bytes(together[1].folder) == table_bytes(alone.folder)
+    assert table_bytes(together[0].folder) != table_bytes(alone.folder)
+
+
+def test_collect_puts_runs_below_each_other_with_their_parameters(tmp_path):
+    configs = [SMALL.replace(n_tasks=1, c=c, max_epochs=1) for c in (0.1, 2.5)]
+    both = hatlab.collect(hatlab.sweep(configs, results=tmp_path, progress=QUIET))
+    for table in both:
+        assert list(table.columns[:6]) == ["run", "dataset", "c", "mode", "s_max", "seed"]
+        assert sorted(table["c"].unique()) == [0.1, 2.5]
+    assert list(both.accuracy["run"]) == [config.run_id for config in configs]
+
+
+def test_modes_differ_only_where_the_regularizer_does(tmp_path):
+    """In the first task cross is original at half of c: the same run, to the bit."""
+    one = {"results": tmp_path, "progress": QUIET}
+    base = SMALL.replace(n_tasks=1, c=0.5)
+    cross = hatlab.run(base.replace(mode="cross", c=1.0), **one)
+    original = hatlab.run(base, **one)
+    assert cross.capacity.drop(columns="run").equals(original.capacity.drop(columns="run"))
+
+
+# --- interruption ---------------------------------------------------------------------------------------------------
+
+
+class FirstEpoch(Progress):
+    """Tells the parent that training is under way."""
+
+    def __init__(self, under_way):
+        self.under_way = under_way
+
+    def epoch_done(self, task, epoch, valid_accuracy, usage):
+        self.under_way.set()
+
+
+def train_and_tell(config, results, under_way):
+    torch.set_num_threads(1)
+    hatlab.run(config, results=results, device="cpu", progress=FirstEpoch(under_way))
+    under_way.set()
+
+
+def test_a_run_killed_at_ten_random_moments_ends_with_the_same_bytes(tmp_path, capsys):
+    """kill -9, wherever it strikes: during training, a checkpoint, the tables, or the manifest."""
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["hatlab.runs", "sklearn.datasets", "sklearn.utils", "torch._dynamo"])
+    config = RunConfig(widths=(60, 60), batch_size=16, max_epochs=8)
+
+    def start(results):
+        under_way = context.Event()
+        process = context.Process(target=train_and_tell, args=(config, results, under_way))
+        process.start()
+        under_way.wait()
+        return process
+
+    whole = start(tmp_path / "whole")
+    began = time.monotonic()
+    whole.join()
+    duration = time.monotonic() - began
+    assert whole.exitcode == 0
+    expected = table_bytes(tmp_path / "whole" / "runs" / config.run_id)
+
+    moments, kills, attempt, seen = random.Random(2018), 0, 0, set()
+    while kills < 10:
+        results = tmp_path / f"killed-{attempt}"
+        process = start(results)
+        process.join(moments.uniform(0, duration / 3))
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            kills += 1
+            state = torch.load(results / "runs" / config.run_id / "checkpoint.pt", weights_only=True)
+            seen.add((state["task"], state["within"] and state["within"]["epoch"]))
+        else:  # it ended before the blow: it must be right, and the next blows fall on a new run
+            assert process.exitcode == 0
+            assert table_bytes(results / "runs" / config.run_id) == expected
+            attempt += 1
+    last = start(tmp_path / f"killed-{attempt}")
+    last.join()
+    assert last.exitcode == 0
+    assert table_bytes(tmp_path / f"killed-{attempt}" / "runs" / config.run_id) == expected
+    assert len(seen) >= 3, f"the kills struck at {seen}: too few different moments to mean anything"
+    with capsys.disabled():
+        print(f"\n10 kills, last checkpoints (task, epoch): {sorted(seen, key=str)}")
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_next_call_goes_on(tmp_path):
+    class Interrupt(Progress):
+        def epoch_done(self, task, epoch, valid_accuracy, usage):
+            if (task, epoch) == (1, 1):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hatlab.run(SMALL, results=tmp_path / "stopped", progress=Interrupt())
+    seen = []
+
+    class Watch(Progress):
+        def epoch_done(self, task, epoch, valid_accuracy, usage):
+            seen.append((task, epoch))
+
+    resumed = hatlab.run(SMALL, results=tmp_path / "stopped", progress=Watch())
+    whole = hatlab.run(SMALL, results=tmp_path / "whole", progress=QUIET)
+    # the interrupted epoch (1, 1) was not saved yet
+    assert seen[0] == (1, 1)
+    assert table_bytes(resumed.folder) == table_bytes(whole.folder)
+    assert [s["from_task"] for s in resumed.manifest["sessions"]] == [0, 1]
+    assert [s["from_epoch"] for s in resumed.manifest["sessions"]] == [0, 1]
+
+
+def test_a_run_that_diverged_keeps_its_last_good_checkpoint(tmp_path, monkeypatch):
+    original, count = training.step, iter(range(10**9))
+
+    def poisoned(*arguments):
+        state, losses = original(*arguments)
+        return state, losses * (float("nan") if next(count) == 25 else 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "step", poisoned)
+        with pytest.raises(training.TrainingDiverged, match="step"):
+            hatlab.run(SMALL, results=tmp_path / "a", progress=QUIET)
+    assert (tmp_path / "a" / "runs" / SMALL.run_id / "checkpoint.pt").exists()
+    resumed = hatlab.run(SMALL, results=tmp_path / "a", progress=QUIET)
+    whole = hatlab.run(SMALL, results=tmp_path / "b", progress=QUIET)
+    assert table_bytes(resumed.folder) == table_bytes(whole.folder)
+
+
+# --- refusals, before anything is trained -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def forbidden(*_):
+        raise AssertionError("a step was taken")
+
+    monkeypatch.setattr(training, "step", forbidden)
+
+
+def test_one_bad_config_stops_a_sweep_before_the_first_run(tmp_path, no_training):
+    with pytest.raises(ConfigError, match="classes_per_task"):
+        hatlab.sweep([SMALL, SMALL.replace(classes_per_task=3, n_tasks=None)], results=tmp_path, progress=QUIET)
+
+
+def test_a_network_that_does_not_take_the_images_is_refused(tmp_path, no_training):
+    with pytest.raises(ValueError, match="images of 8 x 8: they must be square and at least 28 x 28"):
+        hatlab.run(SMALL.replace(network="cnn"), results=tmp_path, progress=QUIET)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_that_is_not_there_is_refused(tmp_path, no_training):
+    with pytest.raises(ConfigError, match=r"device = 'cuda': torch .* sees 0 CUDA devices.*'cpu' or 'auto'"):
+        hatlab.run(SMALL, results=tmp_path, device="cuda", progress=QUIET)
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "meta"])
+def test_an_unknown_device_is_refused(name):
+    with pytest.raises(ConfigError, match="allowed are auto, cpu, cuda"):
+        find_device(name)
+
+
+def test_a_results_folder_that_cannot_be_written_is_refused(tmp_path, no_training):
+    (tmp_path / "file").touch()
+    with pytest.raises(RecordError, match="cannot be written"):
+        hatlab.run(SMALL, results=tmp_path / "file", progress=QUIET)
+
+
+def test_a_manifest_of_another_config_is_refused(tmp_path, no_training):
+    folder = tmp_path / "runs" / SMALL.run_id
+    folder.mkdir(parents=True)
+    wrong = {"config": SMALL.replace(c=9.0).model_dump(mode="json"), "state": "finished"}
+    (folder / "manifest.json").write_text(json.dumps(wrong))
+    with pytest.raises(RecordError, match=r"another config: c is 9\.0 there and 0\.75 here"):
+        hatlab.run(SMALL, results=tmp_path, progress=QUIET)
