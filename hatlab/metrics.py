@@ -6,7 +6,7 @@ An accuracy table has one row per test: columns `after_task`, `task` (positions 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,9 +18,9 @@ __all__ = ["Interval", "accuracy_matrix", "average_accuracy", "backward_transfer
 class Interval(NamedTuple):
     """A mean and its confidence interval; `low` and `high` are NaN for a single value."""
 
-    mean: float
-    low: float
-    high: float
+    mean: Any
+    low: Any
+    high: Any
 
 
 def accuracy_matrix(accuracy: pd.DataFrame) -> pd.DataFrame:
@@ -60,11 +60,16 @@ def forgetting_ratio(accuracy: np.ndarray, random: np.ndarray, joint: np.ndarray
     return np.asarray((accuracy - random) / (joint - random) - 1)
 
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Return the mean of independent values (one per seed) and its Student t interval."""
+def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Interval:
+    """Return the mean of independent values (one per seed) and its Student t interval.
+
+    Args:
+        values: (n,) numbers, or (n, ...) for an interval at every place behind the first axis.
+        confidence: probability that the interval covers the mean.
+    """
     sample = np.asarray(values, dtype=float)
-    mean = float(sample.mean())
-    if len(sample) < 2:
-        return Interval(mean, float("nan"), float("nan"))
-    reach = float(stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample)))
+    n, mean = len(sample), sample.mean(axis=0)
+    if n < 2:
+        return Interval(mean, mean * np.nan, mean * np.nan)
+    reach = stats.t.ppf((1 + confidence) / 2, n - 1) * sample.std(axis=0, ddof=1) / np.sqrt(n)
     return Interval(mean, mean - reach, mean + reach)

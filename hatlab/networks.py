@@ -81,7 +81,7 @@ class HATNetwork(nn.Module):
 
     def split(self, vector: Tensor) -> dict[str, Tensor]:
         """Cut values of all units, (..., all units), into layer name -> (..., units)."""
-        return dict(zip(self.units, vector.split(list(self.units.values()), -1), strict=True))
+        return dict(zip(self.units, torch.split(vector, list(self.units.values()), -1), strict=True))
 
     def mask(self, task: int, s: float | Tensor) -> Tensor:
         """Return the mask of `task` at slope `s` over the units of all layers, (all units,)."""
@@ -94,7 +94,7 @@ class HATNetwork(nn.Module):
             x: (batch, C, H, W), normalised.
             task: which head.
             mask: (all units,), e.g. `self.mask(task, s_max)`.
-            keep: dropout's factors, from `self.draw_dropout`; None: torch's own dropout in training mode, none otherwise.
+            keep: dropout's factors, from `self.draw_dropout`; None: torch's own dropout, in training mode only.
 
         Returns:
             (batch, classes of the task).

@@ -7,22 +7,24 @@ stops the training that it shows.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
+import io
 import json
 import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TextIO, TypeVar, cast
+from typing import Any, Final, TextIO, cast
 
-__all__ = ["ConsoleProgress", "FileProgress", "Progress", "default_progress", "follow", "format_seconds"]
+from hatlab.pace import Pace, format_seconds
+
+__all__ = ["ConsoleProgress", "FileProgress", "Progress", "default_progress", "follow"]
 
 PROGRESS_FILE: Final = "HATLAB_PROGRESS_FILE"
 # An epoch can last 20 ms; nobody reads faster than this many seconds.
 EPOCH_INTERVAL: Final = 0.1
-
-Method = TypeVar("Method", bound=Callable[..., None])
 
 
 class Progress:
@@ -56,85 +58,24 @@ class Progress:
 EVENTS: Final = ("sweep_started", "run_started", "epoch_done", "task_done", "run_done")
 
 
-def format_seconds(seconds: float) -> str:
-    """Return a duration as people say it: "4.2 s", "3 min 20 s", "2 h 05 min"."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+class _Harmless(io.TextIOBase):
+    """A text stream whose failures (a closed pipe or file, a character it cannot encode) make it quiet."""
 
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._quiet = False
 
-def _harmless(method: Method) -> Method:
-    @functools.wraps(method)
-    def call(self: Any, *args: Any, **kwargs: Any) -> None:
-        if self.silent:
-            return
-        try:
-            method(self, *args, **kwargs)
-        except (OSError, ValueError):  # ValueError: the stream is closed, or cannot encode the text
-            self.silent = True
+    def isatty(self) -> bool:
+        return not self._stream.closed and self._stream.isatty()
 
-    return cast(Method, call)
-
-
-class _Pace:
-    """Where a sweep stands and how long the rest will take.
-
-    Early stopping makes the length of a task unpredictable, so the tasks finished here are the measure of those to
-    come. Until one is finished there is only an upper bound: every epoch the config allows.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
-        self.started = clock()
-        self.n_runs, self.run, self.loaded = 1, 0, 0
-        self.label, self.n_tasks, self.max_epochs, self.tasks_done = "", 0, 0, 0
-        self.durations: list[float] = []
-        self.first_epoch: tuple[int, float] | None = None  # of the present task, and when it was done
-        self.epoch = 0
-        self.run_started = self.task_started = self.started
-
-    def start_sweep(self, n_runs: int) -> None:
-        self.n_runs, self.run, self.loaded, self.started = n_runs, 0, 0, self.clock()
-
-    def start_run(self, label: str, n_tasks: int, max_epochs: int, tasks_done: int) -> None:
-        self.run += 1
-        self.n_runs = max(self.n_runs, self.run)
-        self.label, self.n_tasks, self.max_epochs, self.tasks_done = label, n_tasks, max_epochs, tasks_done
-        self.run_started = self.task_started = self.clock()
-        self.first_epoch = None
-
-    def end_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-        if self.first_epoch is None:
-            self.first_epoch = epoch, self.clock()
-
-    def end_task(self, task: int) -> float:
-        """Return how many seconds the task took."""
-        seconds = self.clock() - self.task_started
-        self.durations.append(seconds)
-        self.tasks_done, self.first_epoch = task + 1, None
-        self.task_started = self.clock()
-        return seconds
-
-    def left(self) -> str:
-        """Return "about 20 s left", "at most 3 min 00 s left", or "" where nothing can be said."""
-        tasks = self.n_tasks - self.tasks_done + (self.n_runs - self.run) * self.n_tasks
-        if tasks <= 0:
-            return ""
-        now = self.clock()
-        if self.durations:
-            mean = sum(self.durations) / len(self.durations)
-            seconds = max(mean - (now - self.task_started), 0) + (tasks - 1) * mean
-            return f"about {format_seconds(seconds)} left"
-        if self.first_epoch and self.epoch > self.first_epoch[0]:
-            per_epoch = (now - self.first_epoch[1]) / (self.epoch - self.first_epoch[0])
-            return f"at most {format_seconds(per_epoch * (tasks * self.max_epochs - self.epoch - 1))} left"
-        return ""
+    def write(self, text: str) -> int:
+        if not self._quiet:
+            try:
+                self._stream.write(text)
+                self._stream.flush()
+            except (OSError, ValueError):
+                self._quiet = True
+        return len(text)
 
 
 class ConsoleProgress(Progress):
@@ -146,9 +87,8 @@ class ConsoleProgress(Progress):
     """
 
     def __init__(self, stream: TextIO | None = None, live: bool | None = None) -> None:
-        self.stream = sys.stderr if stream is None else stream
-        self.silent = False
-        self._pace = _Pace()
+        self.stream = _Harmless(sys.stderr if stream is None else stream)
+        self._pace = Pace()
         if live is None:
             live = self.stream.isatty() and os.environ.get("TERM") != "dumb"
         self._bars = _Bars(self.stream) if live else None
@@ -158,17 +98,15 @@ class ConsoleProgress(Progress):
         if self._bars:
             self._bars.line(text)
         else:
-            print(text, file=self.stream, flush=True)
+            self.stream.write(f"{text}\n")
 
     def _run(self) -> str:
         number = f"run {self._pace.run}/{self._pace.n_runs}  " if self._pace.n_runs > 1 else ""
         return number + self._pace.label
 
-    @_harmless
     def sweep_started(self, n_runs: int) -> None:
         self._pace.start_sweep(n_runs)
 
-    @_harmless
     def run_started(self, run_id: str, label: str, n_tasks: int, max_epochs: int, tasks_done: int) -> None:
         self._pace.start_run(label, n_tasks, max_epochs, tasks_done)
         if 0 < tasks_done < n_tasks:
@@ -176,13 +114,11 @@ class ConsoleProgress(Progress):
         if self._bars:
             self._bars.show(self._pace)
 
-    @_harmless
     def epoch_done(self, task: int, epoch: int, valid_accuracy: float, usage: float) -> None:
         self._pace.end_epoch(epoch)
         if self._bars:
             self._bars.epoch(self._pace, epoch, valid_accuracy, usage)
 
-    @_harmless
     def task_done(self, task: int, epochs: int, accuracy: float, usage: float) -> None:
         seconds = self._pace.end_task(task)
         if self._bars:
@@ -198,7 +134,6 @@ class ConsoleProgress(Progress):
             self._pace.left(),
         )
 
-    @_harmless
     def run_done(self, loaded: bool) -> None:
         pace = self._pace
         pace.loaded += loaded
@@ -213,9 +148,8 @@ class ConsoleProgress(Progress):
                 self._line(f"{pace.n_runs} runs done in {format_seconds(pace.clock() - pace.started)}{loaded_runs}")
             self.close()
 
-    @_harmless
     def close(self) -> None:
-        self._pace = _Pace()
+        self._pace = Pace()
         if self._bars:
             self._bars.stop()
 
@@ -223,7 +157,7 @@ class ConsoleProgress(Progress):
 class _Bars:
     """Three rich bars: runs, tasks of the run, epochs of the task. Drawn by rich's own thread."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: _Harmless) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as RichProgress
@@ -233,7 +167,7 @@ class _Bars:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[info]}", markup=False),
-            console=Console(file=stream, force_terminal=True, highlight=False, soft_wrap=False),
+            console=Console(file=cast(TextIO, stream), force_terminal=True, highlight=False, soft_wrap=False),
             refresh_per_second=4,
             transient=True,
         )
@@ -244,7 +178,7 @@ class _Bars:
     def line(self, text: str) -> None:
         self._rich.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def show(self, pace: _Pace) -> None:
+    def show(self, pace: Pace) -> None:
         update, rows = self._rich.update, self._rows
         update(rows["runs"], completed=pace.run - 1, total=pace.n_runs, info=pace.left(), visible=pace.n_runs > 1)
         tasks_info = pace.label if pace.n_runs > 1 else f"{pace.label}  {pace.left()}"
@@ -252,7 +186,7 @@ class _Bars:
         update(rows["epochs"], completed=0, total=pace.max_epochs, info="")
         self._rich.start()
 
-    def epoch(self, pace: _Pace, epoch: int, valid_accuracy: float, usage: float) -> None:
+    def epoch(self, pace: Pace, epoch: int, valid_accuracy: float, usage: float) -> None:
         now = time.monotonic()
         if now - self._drawn < EPOCH_INTERVAL:
             return
@@ -277,18 +211,17 @@ class FileProgress(Progress):
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.silent = False
         self._written = 0.0
 
-    @_harmless
     def _write(self, event: str, **values: object) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
+        with contextlib.suppress(OSError), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"event": event, **values}, default=float) + "\n")
 
     def sweep_started(self, n_runs: int) -> None:
         self._write("sweep_started", n_runs=n_runs)
 
     def run_started(self, run_id: str, label: str, n_tasks: int, max_epochs: int, tasks_done: int) -> None:
+        self._written = 0.0  # the first epoch tells whether a task is resumed
         self._write(
             "run_started", run_id=run_id, label=label, n_tasks=n_tasks, max_epochs=max_epochs, tasks_done=tasks_done
         )

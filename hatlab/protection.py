@@ -104,7 +104,7 @@ def movable(trunk: Mapping[str, nn.Module], cumulative: Mapping[str, Tensor]) ->
         if link.bias:
             factors[f"{link.name}.bias"] = 1 - post
         # a row per unit, and an axis for the columns and each axis of a kernel
-        joined = post.reshape(-1, *[1] * (trunk[link.name].weight.dim() - 1))  # type: ignore[operator, union-attr]
+        joined = post.reshape(-1, *[1] * (trunk[link.name].weight.dim() - 1))  # type: ignore[operator]
         if link.previous is not None:
             # a flattened map is channel-major: all positions of a filter stand side by side
             pre = cumulative[link.previous].repeat_interleave(link.inputs_per_unit)

@@ -140,7 +140,7 @@ class Record:
 
     def finish(self, tables: Mapping[str, pd.DataFrame], seconds: float) -> None:
         """Write the tables, and then the manifest that declares the run finished."""
-        files = {}
+        files: dict[str, str] = {}
         for name, table in tables.items():
             files |= {path.name: checksum(path) for path in write_table(self.folder, name, table)}
         files[self.checkpoint.name] = checksum(self.checkpoint)
@@ -167,10 +167,12 @@ class Record:
             raise RecordError(f"{path} is not a manifest of hatlab: move the folder away to run again") from error
         asked = self.config.model_dump(mode="json")
         if config != asked:
-            different = sorted(name for name in {*config, *asked} if config.get(name) != asked.get(name))
-            name = different[0]
+            differences = "; ".join(
+                f"{name} is {config.get(name)!r} there and {asked.get(name)!r} here"
+                for name in sorted({*config, *asked})
+                if config.get(name) != asked.get(name)
+            )
             raise RecordError(
-                f"{path} belongs to another config: {name} is {config.get(name)!r} there and {asked.get(name)!r} here"
-                f"{f', {len(different) - 1} more differ' if len(different) > 1 else ''}. The folder's name is the hash of "
-                f"its config, so the manifest was altered: restore it, or move the folder away to run again"
+                f"{path} belongs to another config: {differences}. The folder's name is the hash of its config, so the "
+                f"manifest was altered: restore it, or move the folder away to run again"
             )

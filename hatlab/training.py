@@ -79,7 +79,8 @@ def step(
         network: gives the layers; its own parameters are not read where `state` has them.
         task: whose head is trained.
         previous: (all units,) cumulative mask of the tasks before.
-        factors: parameter name -> what its gradient is multiplied by, from `protection.movable`; none in the first task.
+        factors: parameter name -> what its gradient is multiplied by, from `protection.movable`; empty in the
+            first task.
 
     Returns:
         The state after the step, and (2,): cross-entropy and R before it.
@@ -109,7 +110,7 @@ def evaluate(network: HATNetwork, task: int, data: Split, s: float, batch_size: 
     mask = network.mask(task, s)
     loss, correct = torch.zeros((), dtype=torch.float64, device=mask.device), torch.zeros((), device=mask.device)
     network.eval()
-    for rows in torch.arange(len(data), device=mask.device).split(batch_size):
+    for rows in torch.split(torch.arange(len(data), device=mask.device), batch_size):
         x, y = data.batch(rows)
         logits = network(x, task, mask)
         loss += F.cross_entropy(logits, y, reduction="sum")
@@ -291,10 +292,10 @@ class Trainer:
             rate, config.c, config.s_max, config.grad_clip, config.embedding_clamp, config.cosh_clamp, config.min_units,
             config.mode, config.compensation,
         )  # fmt: skip
-        batches = torch.randperm(len(data), generator=self.order).to(self.device).split(config.batch_size)
+        order = torch.randperm(len(data), generator=self.order).to(self.device)
         s = slopes(config.schedule, config.s_max, len(data), config.batch_size).tolist()
         state, losses = self._state(), []
-        for rows, slope in zip(batches, s, strict=True):
+        for rows, slope in zip(torch.split(order, config.batch_size), s, strict=True):
             x, y = data.batch(rows)
             batch = Batch(x, y, self.network.draw_dropout(len(rows), self.noise), slope)
             state, loss = step(self.network, self.task, state, batch, hyper, self.cumulative, factors)
@@ -347,7 +348,5 @@ class Trainer:
         return {name: part.cpu().numpy() for name, part in self.network.split(vector).items()}
 
     def _diverged(self, what: str) -> TrainingDiverged:
-        epoch = self.within["epoch"] if self.within else 0
-        return TrainingDiverged(
-            f"training diverged in task {self.task + 1} ({self.sequence.tasks[self.task].name}), epoch {epoch + 1}: {what}"
-        )
+        epoch, name = self.within["epoch"] if self.within else 0, self.sequence.tasks[self.task].name
+        return TrainingDiverged(f"training diverged in task {self.task + 1} ({name}), epoch {epoch + 1}: {what}")

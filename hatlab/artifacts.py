@@ -1,0 +1,98 @@
+"""What a notebook leaves in its folder: figures as PNG and PDF, tables as Parquet and CSV, and a manifest.
+
+Called at a notebook's end, so the same files appear when it is opened by hand and when `hatlab reproduce` runs it;
+the latter then adds what only it knows with `complete`. Equal figures and tables have equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from hatlab.paths import home, results_root
+from hatlab.provenance import checksum, environment
+from hatlab.records import atomic, write_json, write_table
+from hatlab.runs import Run
+
+__all__ = ["MANIFEST", "complete", "save"]
+
+MANIFEST: Final = "manifest.json"
+
+
+def save(
+    name: str,
+    *,
+    runs: Sequence[Run],
+    figures: Mapping[str, Figure],
+    tables: Mapping[str, pd.DataFrame],
+    profile: str = "interactive",
+    results: Path | str | None = None,
+    notebook: str = "",
+) -> Path:
+    """Write everything into `<results>/<profile>/<name>`, each file whole or not at all, and return that folder.
+
+    Args:
+        name: the folder, as in `notebooks/figures.yaml`.
+        runs: what the figures and tables were made from; their ids go into the metadata of every figure.
+        figures: file name without ending -> figure; written at 300 dpi and as vectors with embedded fonts.
+        tables: file name without ending -> table.
+        profile: the folder between; "interactive" for a notebook opened by hand.
+        results: the results folder; None: as `hatlab.run`.
+        notebook: the notebook's file name in `notebooks/`.
+    """
+    folder = (Path(results) if results else results_root()) / profile / name
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for stem, figure in figures.items():
+        written += _write_figure(folder, stem, figure, [run.run_id for run in runs])
+    for stem, table in tables.items():
+        written += write_table(folder, stem, table)
+    source = home() / "notebooks" / notebook
+    manifest = {
+        "figure": name,
+        "profile": profile,
+        "notebook": {"name": notebook, "checksum": checksum(source) if source.is_file() else None},
+        "written": datetime.now(UTC).isoformat(),
+        **environment(),
+        "data": {file: value for run in runs for file, value in run.manifest["data"].items()},
+        "runs": [
+            {"run_id": run.run_id, "config": run.manifest["config"], "sessions": run.manifest["sessions"]}
+            for run in runs
+        ],
+        "artifacts": {path.name: checksum(path) for path in written},
+    }
+    write_json(folder / MANIFEST, manifest)
+    return folder
+
+
+def complete(folder: Path, since: datetime, executed: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Add `facts` and the executed notebook's checksum to the manifest in `folder`, and return it.
+
+    A notebook that saved nothing after `since` gets a manifest of its own.
+    """
+    path = folder / MANIFEST
+    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not manifest or datetime.fromisoformat(manifest["written"]) < since:
+        manifest = {"figure": folder.name, "written": datetime.now(UTC).isoformat(), **environment(), "artifacts": {}}
+    manifest |= facts
+    manifest["artifacts"][executed.name] = checksum(executed)
+    write_json(path, manifest)
+    return manifest
+
+
+def _write_figure(folder: Path, stem: str, figure: Figure, run_ids: Sequence[str]) -> list[Path]:
+    png, pdf = folder / f"{stem}.png", folder / f"{stem}.pdf"
+    runs = f"hatlab runs: {' '.join(run_ids)}"
+    with mpl.rc_context({"pdf.fonttype": 42}):  # fonts as text that a journal can search and edit
+        with atomic(png) as temporary:
+            figure.savefig(temporary, dpi=300, metadata={"Title": stem, "Description": runs})
+        with atomic(pdf) as temporary:
+            figure.savefig(temporary, metadata={"Title": stem, "Keywords": runs, "CreationDate": None})
+    return [png, pdf]

@@ -1,0 +1,195 @@
+"""The command `hatlab`. Thin: it reads options, calls the library, and turns errors into one message.
+
+Exit codes: 0 done, 1 failed, 2 a parameter or option that cannot be used, 130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, get_args, get_origin
+
+import click
+import yaml
+
+from hatlab import __version__
+from hatlab.config import ConfigError, RunConfig
+
+__all__ = ["cli", "main"]
+
+INTERRUPTED: Final = 130
+
+
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        """Give known errors as one message; a defect of the program keeps its traceback."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\nstopped; the same command again goes on where this one was", err=True)
+            ctx.exit(INTERRUPTED)
+        except ConfigError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(2)
+        except Exception as error:
+            known = type(error).__module__.startswith("hatlab.") or isinstance(error, OSError)
+            if not known or isinstance(error, BrokenPipeError):  # click ends quietly when the reader of a pipe has gone
+                raise
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="hatlab")
+def cli() -> None:
+    """Hard Attention to the Task: rerun its capacity-usage curves, change a parameter, look again."""
+
+
+def _assignments(ctx: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, Any]:
+    """Read name=value pairs; values are YAML, so lists and numbers look as they do in figures.yaml."""
+    values = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise click.BadParameter(f"'{text}' is not of the form name=value")
+        try:
+            values[name.strip()] = _number(yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise click.BadParameter(f"the value in '{text}' is not YAML: {error}") from None
+    return values
+
+
+def _number(value: Any) -> Any:
+    """YAML reads 1e-4 as text; people mean the number."""
+    if isinstance(value, list):
+        return [_number(item) for item in value]
+    if isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return value
+        return number if math.isfinite(number) else value
+    return value
+
+
+parameter_option = click.option(
+    "-p", "parameters", multiple=True, metavar="NAME=VALUE", callback=_assignments, help="Set a parameter; repeatable."
+)
+results_option = click.option(
+    "--results", type=click.Path(file_okay=False, path_type=Path), help="Results folder.  [default: results/]"
+)
+
+
+@cli.command()
+@parameter_option
+@click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="YAML file of parameters.")
+@results_option
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda")
+def run(parameters: dict[str, Any], config: Path | None, results: Path | None, device: str) -> None:
+    """Train one run and print what it learnt. `hatlab parameters` lists what can be set.
+
+    \b
+    hatlab run -p dataset=mnist -p widths=[400,400] -p c=0.5
+    """
+    base = RunConfig.parse(_read(config), str(config)) if config else RunConfig()
+    given = RunConfig.parse({**base.model_dump(), **parameters}, "-p") if parameters else base
+
+    from hatlab import metrics, runs, summary
+    from hatlab.progress import default_progress
+
+    with default_progress() as progress:
+        done = runs.run(given, results=results, device=device, progress=progress)
+    table = summary.by_task(done)
+    click.echo(f"{summary.describe(done)}, c = {given.c:g}, seed {given.seed}: accuracy and usage in %")
+    click.echo(table.to_string(index=False, float_format="%.1f", na_rep=""))
+    transfer = metrics.backward_transfer(done.accuracy)
+    click.echo(f"average accuracy {metrics.average_accuracy(done.accuracy):.1%}")
+    if not math.isnan(transfer):
+        click.echo(f"backward transfer {100 * transfer:+.1f} percentage points")
+    click.echo(f"capacity usage {table['usage'].iloc[-1]:.1f}%")
+    click.echo(f"saved in {done.folder}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no parameters: lines of the form name: value are wanted")
+    return {name: _number(value) for name, value in values.items()}
+
+
+@cli.command()
+@click.option("--profile", default="quick", show_default=True, help="Which set: smoke, quick, mnist or paper.")
+@click.option("--only", multiple=True, metavar="FIGURE", help="Only this figure of the profile; repeatable.")
+@parameter_option
+@results_option
+@click.option("--device", metavar="auto|cpu|cuda", help="Where to train.  [default: auto]")
+def reproduce(
+    profile: str, only: tuple[str, ...], parameters: dict[str, Any], results: Path | None, device: str | None
+) -> None:
+    """Rerun the figures of notebooks/figures.yaml, into results/PROFILE/FIGURE."""
+    from hatlab.reproduce import reproduce as execute
+
+    execute(profile, only, {**parameters, **({"device": device} if device else {})}, results)
+
+
+@cli.command()
+def parameters() -> None:
+    """List every parameter of a run: its name, default and meaning."""
+    width = max(len(name) for name in RunConfig.model_fields)
+    for name, field in RunConfig.model_fields.items():
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        text = yaml.safe_dump(default, default_flow_style=True, width=math.inf).removesuffix("...\n").strip()
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        allowed = f"{' | '.join(choices)}; " if choices else ""
+        click.echo(f"{name:{width}}  {text:14}  {allowed}{field.description}")
+
+
+@cli.group()
+def data() -> None:
+    """Look at, download and check the image data sets."""
+
+
+@data.command()
+def status() -> None:
+    """Say which data sets are here, and where."""
+    from hatlab import datasets
+
+    for item in datasets.status():
+        size = f"{item.size / 1e6:.1f} MB" if item.size else ""
+        click.echo(f"{item.name:14}  {item.state:8}  {size:>9}  {item.where}")
+
+
+@data.command()
+@click.argument("name")
+def fetch(name: str) -> None:
+    """Download what is missing of data set NAME, and check it."""
+    from hatlab import datasets
+
+    files = datasets.fetch(name)
+    click.echo("\n".join(map(str, files)) or f"{name} needs no download")
+
+
+@data.command()
+@click.argument("name")
+def verify(name: str) -> None:
+    """Compare every file of data set NAME with its known checksum."""
+    from hatlab import datasets
+
+    checks = datasets.verify(name)
+    for check in checks:
+        click.echo(f"{check.file}  {'ok' if check.ok else check.problem}")
+    if not all(check.ok for check in checks):
+        raise click.exceptions.Exit(1)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    cli()
+
+
+if __name__ == "__main__":
+    main()
