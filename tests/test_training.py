@@ -49,7 +49,7 @@ def networks():
 @pytest.mark.parametrize("network", networks(), ids=["mlp", "cnn"])
 def test_a_step_changes_nothing_it_is_given(network):
     before = [p.detach().clone() for p in network.parameters()]
-    state, given, factors, (after, losses) = one_step(network)
+    state, *_, (after, losses) = one_step(network)
     assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
     named = dict(network.named_parameters())
     assert all(torch.equal(value, named[name]) for name, value in state.parameters.items())
@@ -61,7 +61,7 @@ def test_a_step_is_autograd_and_sgd_written_out():
     """The same numbers from loss.backward() through the gate, as the authors' loop does it."""
     network = networks()[0]
     cumulative = torch.rand(36, generator=torch.Generator().manual_seed(5))
-    state, given, factors, (after, losses) = one_step(network, cumulative=cumulative)
+    _, given, factors, (after, losses) = one_step(network, cumulative=cumulative)
     network.zero_grad()
     mask = network.mask(1, given.s)
     ce = torch.nn.functional.cross_entropy(network(given.x, 1, mask, given.keep), given.y)

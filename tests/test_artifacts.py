@@ -1,0 +1,95 @@
+import json
+from datetime import UTC, datetime, timedelta
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from PIL import Image
+
+from hatlab.artifacts import complete, save
+from hatlab.config import RunConfig
+from hatlab.provenance import checksum
+from hatlab.runs import Run, Tables
+
+
+@pytest.fixture
+def figure():
+    plt.switch_backend("agg")
+    figure, axes = plt.subplots(figsize=(3, 2))
+    axes.plot([0, 1], label="c = 0.1")
+    axes.legend()
+    yield figure
+    plt.close(figure)
+
+
+def run(seed, tmp_path):
+    config = RunConfig(seed=seed)
+    manifest = {
+        "run_id": config.run_id,
+        "config": config.model_dump(mode="json"),
+        "order": [0, 1],
+        "sessions": [{"device": "cpu"}],
+        "files": {},
+        "data": {"digits": "sha256:1"},
+    }
+    return Run(config, tmp_path / "runs" / config.run_id, manifest, Tables(*[pd.DataFrame()] * 4))
+
+
+def test_everything_is_written_and_accounted_for(figure, tmp_path):
+    runs = [run(seed, tmp_path) for seed in (0, 1)]
+    table = pd.DataFrame({"c": [0.1, 0.2], "usage": [0.5, 1 / 3]})
+    folder = save("f", runs=runs, figures={"f": figure}, tables={"t": table}, profile="p", results=tmp_path)
+    assert folder == tmp_path / "p" / "f"
+    assert {path.name for path in folder.iterdir()} == {"f.png", "f.pdf", "t.parquet", "t.csv", "manifest.json"}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["artifacts"] == {
+        path.name: checksum(path) for path in folder.iterdir() if path.name != "manifest.json"
+    }
+    assert [entry["run_id"] for entry in manifest["runs"]] == [each.run_id for each in runs]
+    assert [entry["config"]["seed"] for entry in manifest["runs"]] == [0, 1]
+    assert manifest["data"] == {"digits": "sha256:1"} and manifest["profile"] == "p"
+    assert {"versions", "git", "platform", "written"} <= set(manifest)
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "t.parquet"), table)
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "t.csv"), table)
+
+
+def test_figures_name_their_runs_and_can_be_printed(figure, tmp_path):
+    made = run(3, tmp_path)
+    folder = save("f", runs=[made], figures={"f": figure}, tables={}, results=tmp_path)
+    with Image.open(folder / "f.png") as image:
+        assert image.text["Description"] == f"hatlab runs: {made.run_id}"
+        assert image.size == (900, 600) and round(image.info["dpi"][0]) == 300
+    pdf = (folder / "f.pdf").read_bytes()
+    assert f"hatlab runs: {made.run_id}".encode() in pdf
+    assert b"/Type0" in pdf and b"/Type3" not in pdf and b"CreationDate" not in pdf
+
+
+def test_equal_content_has_equal_bytes(figure, tmp_path):
+    table = pd.DataFrame({"usage": [1 / 3]})
+    folders = [
+        save(
+            "f", runs=[run(0, tmp_path)], figures={"f": figure}, tables={"t": table}, profile=profile, results=tmp_path
+        )
+        for profile in ("one", "two")
+    ]
+    first, second = [json.loads((folder / "manifest.json").read_text())["artifacts"] for folder in folders]
+    assert first == second
+
+
+def test_completing_keeps_what_the_notebook_saved(figure, tmp_path):
+    since = datetime.now(UTC)
+    folder = save("f", runs=[run(0, tmp_path)], figures={"f": figure}, tables={}, results=tmp_path)
+    executed = folder / "n.ipynb"
+    executed.write_text("{}")
+    manifest = complete(folder, since, executed, {"seconds": 2.5})
+    assert manifest == json.loads((folder / "manifest.json").read_text())
+    assert manifest["seconds"] == 2.5 and manifest["runs"]
+    assert manifest["artifacts"] == {name: checksum(folder / name) for name in ("f.png", "f.pdf", "n.ipynb")}
+
+
+def test_completing_forgets_an_earlier_outcome(figure, tmp_path):
+    folder = save("f", runs=[run(0, tmp_path)], figures={"f": figure}, tables={}, results=tmp_path)
+    executed = folder / "n.ipynb"
+    executed.write_text("{}")
+    manifest = complete(folder, datetime.now(UTC) + timedelta(seconds=1), executed, {})
+    assert "runs" not in manifest and list(manifest["artifacts"]) == ["n.ipynb"]
