@@ -8,6 +8,7 @@ from typing import Any, Final
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -134,9 +135,7 @@ def _stretched(run: pd.DataFrame, grid: np.ndarray) -> np.ndarray:
 def _colors(cs: list[float]) -> dict[float, Any]:
     """Dark to light with growing c: viridis is told apart by colour-blind eyes and in grey print."""
     steps = [c for c in cs if c > 0]
-    colors: dict[float, Any] = dict(
-        zip(steps, plt.get_cmap("viridis")(np.linspace(0.08, 0.82, len(steps))), strict=True)
-    )
+    colors: dict[float, Any] = dict(zip(steps, sns.color_palette("viridis", len(steps)), strict=True))
     return {c: colors.get(c, UNREGULARIZED) for c in cs}
 
 

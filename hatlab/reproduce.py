@@ -43,12 +43,14 @@ class NotebookFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """One figure to make: which notebook, with which parameters besides those about places."""
+    """One figure to make: which notebook, with which parameters besides those about places, and what they mean."""
 
     profile: str
     figure: str
     notebook: Path
     parameters: dict[str, Any]
+    config: RunConfig  # of its first run
+    device: str
 
 
 def reproduce(
@@ -72,6 +74,9 @@ def reproduce(
         KeyboardInterrupt: after the kernel has been stopped. Runs go on where they were when called again.
     """
     jobs = plan(profile, only, parameters or {})
+    for job in jobs:  # what is missing is better said now than by a cell of the third notebook
+        find_device(job.device)
+        make_sequence(job.config)
     root = (Path(results) if results is not None else results_root()).absolute()
     folders, failures = [], []
     for job in jobs:
@@ -103,8 +108,7 @@ def plan(profile: str, only: Sequence[str], parameters: Mapping[str, Any]) -> li
         if not only or figure in only:
             notebook = path.parent / entry["notebook"]
             given = {**entry.get("parameters", {}), **parameters}
-            _check(notebook, given)
-            jobs.append(Job(profile, figure, notebook, given))
+            jobs.append(Job(profile, figure, notebook, given, *_check(notebook, given)))
     return jobs
 
 
@@ -114,9 +118,9 @@ def _known(what: str, name: str, valid: Mapping[str, Any]) -> str:
     return name
 
 
-def _check(notebook: Path, given: Mapping[str, Any]) -> None:
-    """Hold `given` against the notebook's parameters cell, all values against the bounds of `RunConfig`, and see
-    that the images and the device are there."""
+def _check(notebook: Path, given: Mapping[str, Any]) -> tuple[RunConfig, str]:
+    """Hold `given` against the notebook's parameters cell, and all values against the bounds of `RunConfig`; return
+    the config that they make, and the device."""
     try:
         import papermill
     except ImportError:
@@ -144,8 +148,7 @@ def _check(notebook: Path, given: Mapping[str, Any]) -> None:
                 raise ConfigError(f"in {source}: {name} = []: at least one value is needed")
             for value in values[name]:
                 RunConfig.parse({**fields, field: value}, source)
-    find_device(values.get("device", "auto"))
-    make_sequence(config)
+    return config, values.get("device", "auto")
 
 
 def _make(job: Job, results: Path, progress: Progress) -> Path:
