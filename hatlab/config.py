@@ -128,6 +128,14 @@ class RunConfig(BaseModel):
             return tuple(cls._lists_are_tuples(item) for item in value)
         return value
 
+    @field_validator("*")
+    @classmethod
+    def _zero_has_no_sign(cls, value: Any) -> Any:
+        """0.0 and -0.0 are equal, but their text is not, and the run's name is made from it."""
+        if isinstance(value, tuple):
+            return tuple(cls._zero_has_no_sign(item) for item in value)
+        return value + 0.0 if isinstance(value, float) else value
+
     @field_validator("momentum", "weight_decay")
     @classmethod
     def _would_move_frozen_weights(cls, value: float) -> float:
@@ -141,8 +149,10 @@ class RunConfig(BaseModel):
     @classmethod
     def parse(cls, values: Mapping[str, Any], source: str) -> RunConfig:
         """Make a config from `values`; an error also says that they came from `source`."""
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"in {source}: {values!r} is no mapping of parameter names to values")
         try:
-            return cls(**values)
+            return cls(**{str(name): value for name, value in values.items()})
         except ConfigError as error:
             raise ConfigError(f"in {source}: {error}") from None
 

@@ -66,8 +66,13 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
     Args:
         values: (n,) numbers, or (n, ...) for an interval at every place behind the first axis.
         confidence: probability that the interval covers the mean.
+
+    Raises:
+        ValueError: there are no values.
     """
     sample = np.asarray(values, dtype=float)
+    if not len(sample):
+        raise ValueError("a mean of no values was asked for: at least one is needed")
     n, mean = len(sample), sample.mean(axis=0)
     if n < 2:
         return Interval(mean, mean * np.nan, mean * np.nan)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hatlab.attention import gate
+from hatlab.protection import links
 
 __all__ = ["HATCNN", "HATMLP", "HATNetwork", "draw_dropout"]
 
@@ -26,7 +27,7 @@ def draw_dropout(shape: Sequence[int], p: float, generator: torch.Generator) -> 
     count = math.prod(shape)
     bits = torch.empty(-(-count // 4), dtype=torch.int64, device=generator.device)
     bits.random_(-(2**63), None, generator=generator)
-    keep = bits.view(torch.int16)[:count] >= round(p * 65536) - 32768
+    keep = bits.view(torch.int16)[:count] >= min(round(p * 65536), 65535) - 32768  # a bound that 16 bits can hold
     return keep.to(torch.float32).mul_(1 / (1 - p)).reshape(*shape)
 
 
@@ -45,9 +46,11 @@ class HATNetwork(nn.Module):
         embedding_init: "normal", e ~ N(0, 1), or "uniform", e ~ U(0, 2).
 
     Raises:
+        TypeError: a layer that is neither linear nor a convolution.
         ValueError: the layers do not fit each other or the input.
 
     Attributes:
+        links: how the trunk's layers are joined, see `protection.links`.
         units: layer name -> number of gated units, in order.
         gates: (tasks, all units) embeddings e, layer after layer.
     """
@@ -62,6 +65,9 @@ class HATNetwork(nn.Module):
         embedding_init: str = "normal",
     ) -> None:
         super().__init__()
+        if not trunk:
+            raise ValueError("trunk has no layers: at least one is needed")
+        self.links = links(trunk)
         if len(dropout) != len(trunk):
             raise ValueError(f"dropout has {len(dropout)} values for {len(trunk)} trunk layers: one each is needed")
         self.input_shape = tuple(input_shape)
@@ -78,6 +84,10 @@ class HATNetwork(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(list(self.units.values())[-1], n) for n in classes)
         self.dropout = (input_dropout, *dropout)
         self.dropout_shapes = self._dropout_shapes()
+        if len(self.dropout_shapes[-1]) != 1:
+            raise ValueError(
+                f"the last trunk layer, '{list(trunk)[-1]}', is a convolution: the heads read a linear layer"
+            )
 
     def split(self, vector: Tensor) -> dict[str, Tensor]:
         """Cut values of all units, (..., all units), into layer name -> (..., units)."""
@@ -107,6 +117,8 @@ class HATNetwork(nn.Module):
             factor = next(factors)
             return h if factor is None else h * factor
 
+        if keep is not None and len(keep) != len(self.dropout):
+            raise ValueError(f"keep has {len(keep)} factors for {len(self.dropout)} dropouts: one each is needed")
         masks = self.split(mask)
         h = drop(x, self.dropout[0])
         for (name, layer), p in zip(self.trunk.items(), self.dropout[1:], strict=True):
@@ -128,7 +140,7 @@ class HATNetwork(nn.Module):
     def _dropout_shapes(self) -> list[tuple[int, ...]]:
         """Shapes, without the batch, of what dropout acts on; says which layer does not fit if one does not."""
         shapes: list[tuple[int, ...]] = [self.input_shape]
-        h = torch.zeros(1, *self.input_shape)
+        h = next(self.trunk.parameters()).new_zeros(1, *self.input_shape)
         for name, layer in self.trunk.items():
             linear = isinstance(layer, nn.Linear)
             try:
@@ -190,7 +202,8 @@ class HATCNN(HATNetwork):
         if height != width or height < 28:
             raise ValueError(
                 f"HATCNN was given images of {height} x {width}: they must be square and at least 28 x 28, because its "
-                f"kernels are side // 8 and side // 10, and three poolings must leave at least 2 x 2"
+                f"kernels (side // 8, side // 10, 2) and three poolings are made for 32 x 32 and leave little of smaller "
+                f"ones. Pad the images"
             )
         low, high = dropout
         filters = (channels, 64, 128, 256)

@@ -88,6 +88,9 @@ class HATMaskSparsityReg(nn.Module):
             raise ValueError(f"min_units = {min_units!r}: allowed is a number of at least 0")
         self.factor, self.mode, self.min_units = factor, mode, min_units
 
+    def extra_repr(self) -> str:
+        return f"factor={self.factor}, mode={self.mode!r}, min_units={self.min_units}"
+
     def forward(
         self, mask: Mapping[str, Tensor], previous_cumulative_mask: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:

@@ -216,7 +216,7 @@ def _threads(config: RunConfig, trainer: Trainer) -> Iterator[None]:
     the cores are busy many times that. The rule reads the config only, so a run keeps its bits from call to call.
     """
     before = torch.get_num_threads()
-    weights = sum(link.weights for link in trainer.links)
+    weights = sum(link.weights for link in trainer.network.links)
     if config.network == "mlp" and config.batch_size * weights < SMALL_STEP:
         torch.set_num_threads(1)
     try:

@@ -176,7 +176,6 @@ class Trainer:
     def __init__(self, config: RunConfig, sequence: TaskSequence, device: torch.device) -> None:
         self.config, self.sequence, self.device = config, sequence, device
         self.network = build_network(config, sequence).to(device)
-        self.links = protection.links(self._trunk)
         self.cumulative = torch.zeros_like(self.network.gates[0]).detach()
         self.order = _generator(config.seed, 1, torch.device("cpu"))
         self.noise = _generator(config.seed, 2, device)
@@ -244,7 +243,7 @@ class Trainer:
             by_layer = protection.movable(self._trunk, self.network.split(self.cumulative))
             factors = {f"trunk.{name}": factor for name, factor in by_layer.items()}
         layers = self._numpy(self.cumulative)
-        adahat = adahat_capacity(self.links, layers)
+        adahat = adahat_capacity(self.network.links, layers)
         if self.within is None:
             self.within = {
                 "epoch": 0,
@@ -319,7 +318,7 @@ class Trainer:
             self.cumulative = protection.cumulate(self.cumulative, self.network.mask(task, config.s_max))
         none = {name: np.zeros(n, np.float32) for name, n in self.network.units.items()}
         remaining = dict.fromkeys([*none, "total"], math.nan)
-        total = capacity_rows(self.links, self._numpy(self.cumulative), none, remaining)[-1]
+        total = capacity_rows(self.network.links, self._numpy(self.cumulative), none, remaining)[-1]
         weights, used = int(total[3]), int(total[4])
         self.rows["tasks"].append(
             (task, self.sequence.tasks[task].name, now["epoch"], now["best_epoch"], weights, used, protected)
@@ -335,7 +334,7 @@ class Trainer:
         """Add the table's rows of this epoch, and return the share of all weights in use."""
         with torch.no_grad():
             own = self._numpy(self.network.mask(self.task, self.config.s_max))
-        rows = capacity_rows(self.links, before, own, adahat)
+        rows = capacity_rows(self.network.links, before, own, adahat)
         self.rows["capacity"] += [(self.task, epoch, *row) for row in rows]
         return int(rows[-1][4]) / int(rows[-1][3])
 

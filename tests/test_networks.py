@@ -1,0 +1,330 @@
+import functools
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import stats
+from torch import nn
+
+from hatlab.attention import gate
+from hatlab.networks import HATCNN, HATMLP, HATNetwork, draw_dropout
+from hatlab.training import Batch, Hyper, State, step
+
+MIXTURE = (10, 100, 10, 10, 10, 43, 100, 10)  # classes of the authors' eight data sets
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def images(*shape, seed=0):
+    return torch.randn(*shape, generator=generator(seed))
+
+
+@functools.cache
+def cnn():
+    """The authors' network for the mixture, at the size of their images."""
+    torch.manual_seed(0)
+    return HATCNN((3, 32, 32), MIXTURE)
+
+
+def conv_linear_linear(dropout=(0.0, 0.0, 0.0), classes=(3, 2), filters=4, hidden=(6, 5)):
+    torch.manual_seed(0)
+    trunk = {
+        "c1": nn.Conv2d(2, filters, 3),
+        "fc1": nn.Linear(filters * 2 * 3, hidden[0]),
+        "fc2": nn.Linear(hidden[0], hidden[1]),
+    }
+    return HATNetwork(trunk, (2, 6, 8), classes, dropout)
+
+
+# Sizes
+
+
+def test_the_cnn_has_the_authors_layers():
+    weights = {name: layer.weight.numel() for name, layer in cnn().trunk.items()}
+    assert weights == {"c1": 3072, "c2": 73_728, "c3": 131_072, "fc1": 2_097_152, "fc2": 4_194_304}
+    assert sum(weights.values()) == 6_499_328
+    assert sum(layer.bias.numel() for layer in cnn().trunk.values()) == 4544
+    assert [tuple(cnn().trunk[c].kernel_size) for c in ("c1", "c2", "c3")] == [(4, 4), (3, 3), (2, 2)]
+    assert cnn().trunk["fc1"].in_features == 1024
+
+
+def test_the_cnn_has_the_authors_heads_embeddings_and_total():
+    assert sum(p.numel() for p in cnn().heads.parameters()) == 600_357
+    assert cnn().gates.shape == (8, 4544)
+    assert cnn().gates.numel() == 36_352
+    total = sum(p.numel() for p in cnn().parameters())
+    assert total == 6_499_328 + 4544 + 600_357 + 36_352
+    assert round(total / 1e6, 2) == 7.14
+
+
+def test_the_cnns_dropout_is_low_on_the_first_two_layers_and_high_on_the_others():
+    assert cnn().dropout == (0.0, 0.2, 0.2, 0.5, 0.5, 0.5)
+
+
+def test_the_default_mlp_is_the_authors():
+    network = HATMLP((1, 28, 28), (5, 5))
+    assert {name: tuple(layer.weight.shape) for name, layer in network.trunk.items()} == {
+        "fc1": (2000, 784),
+        "fc2": (2000, 2000),
+    }
+    assert network.dropout == (0.2, 0.5, 0.5)
+    assert [tuple(head.weight.shape) for head in network.heads] == [(5, 2000), (5, 2000)]
+    assert network.gates.shape == (2, 4000)
+
+
+def test_the_mlp_takes_any_widths():
+    network = HATMLP((2, 3, 4), (2, 3, 4), widths=(7, 1, 9), dropout=(0.0, 0.0))
+    assert network.units == {"fc1": 7, "fc2": 1, "fc3": 9}
+    for task, classes in enumerate((2, 3, 4)):
+        assert network(images(5, 2, 3, 4), task, network.mask(task, 1.0)).shape == (5, classes)
+
+
+@pytest.mark.parametrize("side", [28, 29, 32, 33, 45, 64])
+def test_the_cnn_takes_square_images_of_28_and_more(side):
+    network = HATCNN((1, side, side), (2,)).eval()
+    kernels = [network.trunk[name].kernel_size[0] for name in ("c1", "c2", "c3")]
+    assert kernels == [side // 8, side // 10, 2]
+    assert network(images(2, 1, side, side), 0, network.mask(0, 400.0)).shape == (2, 2)
+
+
+@pytest.mark.parametrize(("height", "width"), [(27, 27), (8, 8), (32, 28), (28, 32)])
+def test_other_images_are_refused_with_their_size_and_the_reason(height, width):
+    with pytest.raises(
+        ValueError, match=f"images of {height} x {width}: they must be square and at least 28 x 28, beca"
+    ):
+        HATCNN((3, height, width), (2,))
+
+
+@pytest.mark.parametrize(
+    ("trunk", "layer"),
+    [
+        ({"fc1": nn.Linear(95, 4), "fc2": nn.Linear(4, 3)}, "fc1"),
+        ({"fc1": nn.Linear(96, 4), "fc2": nn.Linear(5, 3)}, "fc2"),
+        ({"c1": nn.Conv2d(1, 4, 3), "fc2": nn.Linear(24, 3)}, "c1"),
+        ({"c1": nn.Conv2d(2, 4, 7), "fc2": nn.Linear(4, 3)}, "c1"),
+        ({"c1": nn.Conv2d(2, 4, 3, dilation=3), "fc2": nn.Linear(4, 3)}, "c1"),
+        ({"c1": nn.Conv2d(2, 4, (6, 3)), "fc2": nn.Linear(4, 3)}, "c1"),
+        ({"c1": nn.Conv2d(2, 4, 3), "fc2": nn.Linear(23, 3)}, "fc2"),
+        ({"fc1": nn.Linear(96, 4), "c2": nn.Conv2d(4, 3, 1)}, "c2"),
+    ],
+)
+def test_a_layer_that_does_not_fit_is_refused_by_name_when_the_network_is_built(trunk, layer):
+    with pytest.raises(
+        ValueError, match=rf"layer '{layer}' .*(does not fit what|do not divide among the \d+ units) (comes )?before it"
+    ):
+        HATNetwork(trunk, (2, 6, 8), (2,), (0.0, 0.0))
+
+
+def test_a_trunk_without_layers_or_with_a_convolution_at_its_end_is_refused():
+    with pytest.raises(ValueError, match="trunk has no layers"):
+        HATNetwork({}, (1, 8, 8), (2,), ())
+    with pytest.raises(ValueError, match="the last trunk layer, 'c1', is a convolution"):
+        HATNetwork({"c1": nn.Conv2d(1, 4, 3)}, (1, 8, 8), (2,), (0.0,))
+
+
+def test_layers_of_another_dtype_fit_too():
+    layer = nn.Linear(9, 4, dtype=torch.float64)
+    assert HATNetwork({"fc1": layer}, (1, 3, 3), (2,), (0.0,)).units == {"fc1": 4}
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_drawn_factors_must_be_given_for_every_dropout(n):
+    network = HATMLP((1, 3, 3), (2,), (5,))
+    with pytest.raises(ValueError, match=f"keep has {n} factors for 2 dropouts"):
+        network(torch.ones(1, 1, 3, 3), 0, torch.ones(5), [None] * n)
+
+
+def test_dropout_must_be_given_for_every_layer():
+    with pytest.raises(ValueError, match="dropout has 1 values for 2 trunk layers"):
+        HATNetwork({"fc1": nn.Linear(4, 3), "fc2": nn.Linear(3, 2)}, (1, 2, 2), (2,), (0.5,))
+
+
+# Embeddings and masks
+
+
+@pytest.mark.parametrize(
+    ("init", "distribution"),
+    [("normal", stats.norm(0, 1)), ("uniform", stats.uniform(0, 2))],
+    ids=["normal", "uniform"],
+)
+def test_embeddings_follow_their_distribution(init, distribution):
+    torch.manual_seed(0)
+    e = HATMLP((1, 1, 1), (2,) * 10, (500, 500), embedding_init=init).gates.detach().numpy().ravel()
+    assert stats.kstest(e, distribution.cdf).pvalue > 0.001
+
+
+def test_an_unknown_initialisation_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match="embedding_init = 'ones': allowed are 'normal' and 'uniform'"):
+        HATMLP((1, 2, 2), (2,), (3,), embedding_init="ones")
+
+
+def test_a_mask_is_the_gate_of_its_tasks_own_embedding():
+    network = conv_linear_linear()
+    for task in (0, 1):
+        assert torch.equal(network.mask(task, 30.0), gate(network.gates[task], 30.0))
+    assert not torch.equal(network.mask(0, 30.0), network.mask(1, 30.0))
+
+
+def test_split_cuts_units_into_layers_in_order():
+    parts = conv_linear_linear().split(torch.arange(30.0).reshape(2, 15))
+    assert list(parts) == ["c1", "fc1", "fc2"]
+    assert parts["fc1"].tolist() == [[4, 5, 6, 7, 8, 9], [19, 20, 21, 22, 23, 24]]
+    assert torch.equal(torch.cat(list(parts.values()), -1), torch.arange(30.0).reshape(2, 15))
+
+
+# Forward
+
+
+def test_the_mlp_is_linear_relu_mask_layer_by_layer():
+    network = HATMLP((1, 2, 3), (2, 3), (5, 4)).eval()
+    x, mask = images(7, 1, 2, 3), torch.rand(9, generator=generator(1))
+    h = torch.relu(x.reshape(7, 6) @ network.trunk["fc1"].weight.T + network.trunk["fc1"].bias) * mask[:5]
+    h = torch.relu(h @ network.trunk["fc2"].weight.T + network.trunk["fc2"].bias) * mask[5:]
+    torch.testing.assert_close(network(x, 1, mask), h @ network.heads[1].weight.T + network.heads[1].bias)
+
+
+def test_the_cnn_is_conv_relu_pool_mask_then_linear_relu_mask():
+    network = cnn().eval()
+    x, mask = images(2, 3, 32, 32), torch.rand(4544, generator=generator(1))
+    h, start = x, 0
+    for name in ("c1", "c2", "c3"):
+        h = F.max_pool2d(F.relu(network.trunk[name](h)), kernel_size=2)
+        h = h * mask[start : start + h.shape[1]].view(1, -1, 1, 1).expand_as(h)
+        start += h.shape[1]
+    h = h.reshape(2, 1024)
+    for name in ("fc1", "fc2"):
+        h = F.relu(network.trunk[name](h)) * mask[start : start + 2048].view(1, 2048)
+        start += 2048
+    torch.testing.assert_close(network(x, 5, mask), network.heads[5](h))
+
+
+@pytest.mark.parametrize("layer", ["c1", "fc1", "fc2"])
+def test_a_unit_whose_mask_is_0_is_as_good_as_removed(layer):
+    big = conv_linear_linear().double().eval()
+    x, mask = images(5, 2, 6, 8).double(), torch.rand(15, generator=generator(1)).double()
+    masks = big.split(mask)
+    masks[layer][1] = 0
+    kept = {
+        name: torch.arange(n) if name != layer else torch.tensor([0, *range(2, n)]) for name, n in big.units.items()
+    }
+    units = {name: len(rows) for name, rows in kept.items()}
+    small = conv_linear_linear(filters=units["c1"], hidden=(units["fc1"], units["fc2"])).double().eval()
+    with torch.no_grad():
+        columns = torch.arange(2)  # channels of the input
+        for name, rows in kept.items():
+            if name == "fc1":  # six positions of each filter, side by side
+                columns = (columns[:, None] * 6 + torch.arange(6)).flatten()
+            small.trunk[name].weight.copy_(big.trunk[name].weight[rows][:, columns])
+            small.trunk[name].bias.copy_(big.trunk[name].bias[rows])
+            columns = rows
+        small.heads[0].weight.copy_(big.heads[0].weight[:, columns])
+        small.heads[0].bias.copy_(big.heads[0].bias)
+    smaller_mask = torch.cat([masks[name][rows] for name, rows in kept.items()])
+    assert len(smaller_mask) == 14
+    torch.testing.assert_close(big(x, 0, mask), small(x, 0, smaller_mask), rtol=1e-12, atol=1e-12)
+
+
+# Dropout
+
+
+@pytest.mark.parametrize("p", [0.1, 0.2, 0.5, 0.75])
+def test_dropout_factors_are_0_or_scaled_with_the_right_frequency_in_every_lane(p):
+    n = 400_000
+    factors = draw_dropout((n // 1000, 1000), p, generator())
+    assert factors.shape == (n // 1000, 1000)
+    assert factors.dtype == torch.float32
+    torch.testing.assert_close(factors.unique(), torch.tensor([0, 1 / (1 - p)]))
+    for lane in (factors.flatten()[k::4] for k in range(4)):  # each quarter of a random word
+        dropped = int((lane == 0).sum())
+        assert abs(dropped - p * len(lane)) < 5 * math.sqrt(len(lane) * p * (1 - p))
+
+
+def test_a_probability_close_to_1_drops_nearly_everything():
+    assert (draw_dropout((10_000,), 1 - 1e-9, generator()) == 0).float().mean() > 0.99
+
+
+def test_neighbouring_dropout_factors_are_independent():
+    dropped = (draw_dropout((400_000,), 0.5, generator()) == 0).double()
+    for lag in (1, 2, 3, 4):
+        correlation = np.corrcoef(dropped[:-lag], dropped[lag:])[0, 1]
+        assert abs(correlation) < 5 / math.sqrt(len(dropped))
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (5, 1), (2, 3, 5), (0, 4)])
+def test_dropout_factors_take_any_shape(shape):
+    assert draw_dropout(shape, 0.5, generator()).shape == shape
+
+
+def test_dropout_depends_on_its_generator_alone():
+    torch.manual_seed(1)
+    first = draw_dropout((100,), 0.5, generator(3))
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    assert torch.equal(draw_dropout((100,), 0.5, generator(3)), first)
+    assert not torch.equal(draw_dropout((100,), 0.5, generator(4)), first)
+    assert torch.equal(torch.get_rng_state(), state)
+    one_generator = generator(3)
+    assert not torch.equal(draw_dropout((100,), 0.5, one_generator), draw_dropout((100,), 0.5, one_generator))
+
+
+def test_factors_are_drawn_in_the_shape_of_what_they_drop_and_not_where_the_probability_is_0():
+    network = conv_linear_linear(dropout=(0.5, 0.0, 0.25))
+    keep = network.draw_dropout(9, generator())
+    assert [None if k is None else tuple(k.shape) for k in keep] == [None, (9, 4, 4, 6), None, (9, 5)]
+    assert [float(k.max()) for k in keep if k is not None] == pytest.approx([2, 4 / 3])
+    on_mnist = HATMLP((1, 28, 28), (2,), (30, 20)).draw_dropout(2, generator())
+    assert [tuple(k.shape) for k in on_mnist] == [(2, 1, 28, 28), (2, 30), (2, 20)]
+
+
+def test_drawn_factors_act_on_the_input_behind_relu_and_in_front_of_pooling():
+    network = conv_linear_linear(dropout=(0.5, 0.5, 0.5))
+    x, mask = images(3, 2, 6, 8), torch.rand(15, generator=generator(1))
+    on_input = draw_dropout((3, 2, 6, 8), 0.2, generator(2))
+    keep = [on_input, *network.draw_dropout(3, generator(3))[1:]]
+    masks = network.split(mask)
+    h = F.relu(network.trunk["c1"](x * on_input)) * keep[1]
+    h = F.max_pool2d(h, 2) * masks["c1"].reshape(4, 1, 1)
+    h = F.relu(network.trunk["fc1"](h.reshape(3, 24))) * keep[2] * masks["fc1"]
+    h = F.relu(network.trunk["fc2"](h)) * keep[3] * masks["fc2"]
+    torch.testing.assert_close(network(x, 0, mask, keep), network.heads[0](h))
+
+
+def test_without_drawn_factors_torchs_own_dropout_acts_in_training_mode_only():
+    torch.manual_seed(0)
+    network = HATMLP((1, 2, 3), (2,), (50,), dropout=(0.2, 0.5))
+    x, mask = images(7, 1, 2, 3), torch.ones(50)
+    torch.manual_seed(5)
+    by_network = network.train()(x, 0, mask)
+    torch.manual_seed(5)
+    h = F.dropout(F.relu(network.trunk["fc1"](F.dropout(x, 0.2).flatten(1))), 0.5)
+    torch.testing.assert_close(by_network, network.heads[0](h))
+    evaluated = network.eval()(x, 0, mask)
+    assert not torch.allclose(by_network, evaluated)
+    torch.testing.assert_close(evaluated, network(x, 0, mask, [None, None]))
+
+
+# A stack of one's own
+
+
+def test_a_stack_of_ones_own_trains_a_step_and_the_step_leaves_its_arguments_alone():
+    network = conv_linear_linear()
+    parameters = {
+        name: p.detach()
+        for name, p in network.named_parameters()
+        if name.startswith("trunk.") or name.startswith("heads.1.")
+    }
+    state = State(parameters, network.gates[1].detach())
+    copies = {name: p.clone() for name, p in parameters.items()}
+    batch = Batch(images(20, 2, 6, 8), torch.arange(20) % 2, [None] * 4, 1.0)
+    hyper = Hyper(0.05, 0.1, 400.0, 10_000.0, 6.0, 50.0, 10, "original", "authors")
+    new, losses = step(network, 1, state, batch, hyper, torch.zeros(15), {})
+    assert set(new.parameters) == set(parameters)
+    assert all((new.parameters[name] != p).any() for name, p in parameters.items())
+    assert (new.e != state.e).any()
+    assert all(torch.equal(p, copies[name]) for name, p in parameters.items())
+    _, after = step(network, 1, new, batch, hyper, torch.zeros(15), {})
+    assert float(after[0] + 0.1 * after[1]) < float(losses[0] + 0.1 * losses[1])
