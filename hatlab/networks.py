@@ -202,8 +202,8 @@ class HATCNN(HATNetwork):
         if height != width or height < 28:
             raise ValueError(
                 f"HATCNN was given images of {height} x {width}: they must be square and at least 28 x 28, because its "
-                f"kernels (side // 8, side // 10, 2) and three poolings are made for 32 x 32 and leave little of smaller "
-                f"ones. Pad the images"
+                "kernels (side // 8, side // 10, 2) and three poolings are made for 32 x 32 and leave little of "
+                "smaller ones. Pad the images"
             )
         low, high = dropout
         filters = (channels, 64, 128, 256)
