@@ -20,7 +20,7 @@ from torch.func import functional_call, grad
 from hatlab import protection
 from hatlab.attention import compensated_gradient, gate, slopes
 from hatlab.capacity import adahat_capacity, capacity_rows
-from hatlab.config import RunConfig
+from hatlab.config import ConfigError, RunConfig
 from hatlab.loading import Split, TaskData
 from hatlab.networks import HATCNN, HATMLP, HATNetwork
 from hatlab.progress import Progress
@@ -197,6 +197,7 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Return everything the rest of the run depends on, as tensors and plain values."""
         return {
+            "device": self.device.type,
             "network": self.network.state_dict(),
             "cumulative": self.cumulative,
             "order": self.order.get_state(),
@@ -207,12 +208,24 @@ class Trainer:
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Go on from `saved`."""
+        """Go on from `saved`.
+
+        Raises:
+            ConfigError: it was saved on another kind of device, whose random numbers this one cannot go on with.
+        """
+        if saved["device"] != self.device.type:
+            raise ConfigError(
+                f"device = '{self.device.type}': the run was begun on {saved['device']} and can only go on there; "
+                f"ask for device '{saved['device']}', or move the run's folder away to begin anew"
+            )
         self.network.load_state_dict(saved["network"])
         self.cumulative = saved["cumulative"].to(self.device)
         self.order.set_state(saved["order"])
         self.noise.set_state(saved["noise"])
         self.task, self.within, self.rows = saved["task"], saved["within"], saved["rows"]
+        if self.within is not None:
+            protected = self.within["protected"]
+            self.within["protected"] = {name: values.to(self.device) for name, values in protected.items()}
 
     @property
     def _trunk(self) -> dict[str, nn.Module]:

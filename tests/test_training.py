@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hatlab import protection, training
-from hatlab.config import RunConfig
+from hatlab.config import ConfigError, RunConfig
 from hatlab.networks import HATCNN, HATMLP
 from hatlab.progress import Progress
 from hatlab.tasks import make_sequence
@@ -307,3 +307,9 @@ def test_a_trainer_goes_on_from_a_saved_state_to_the_same_bits(tmp_path):
     rest.train(nothing, Progress())
     assert rest.rows == whole.rows
     assert all(torch.equal(a, b) for a, b in zip(rest.network.parameters(), whole.network.parameters(), strict=True))
+
+
+def test_a_run_begun_on_another_kind_of_device_is_refused():
+    saved = {**trainer_of(SMALL).state_dict(), "device": "cuda"}
+    with pytest.raises(ConfigError, match="device = 'cpu': the run was begun on cuda and can only go on there"):
+        trainer_of(SMALL).load_state_dict(saved)
