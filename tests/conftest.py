@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import pickle
 import tarfile
 from collections.abc import Callable
@@ -16,6 +17,10 @@ from PIL import Image
 from hatlab import paths
 from hatlab.formats import checksum
 from hatlab.public_sets import PUBLIC_SETS, PublicSet
+
+# The networks here are tiny: a second thread saves nothing, and on a busy machine waits for its turn at every step.
+# Read when torch is first imported; kernels and child processes inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 Arrays = dict[str, np.ndarray]
 

@@ -172,6 +172,8 @@ def test_ctrl_c_stops_the_kernel_too(checkout, tmp_path, stubborn):
         "    time.sleep(0.05)"
     )
     script = (
+        # a shell that runs the tests in the background has Ctrl-C ignored in all it starts
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys\nfrom pathlib import Path\n"
         "from hatlab import cli, reproduce\n"
         f"reproduce.home = lambda: Path({str(root)!r})\nreproduce.STOP_SECONDS = {1 if stubborn else 30}\n"

@@ -100,7 +100,6 @@ class FirstEpoch(Progress):
 
 
 def train_and_tell(config, results, under_way):
-    torch.set_num_threads(1)
     hatlab.run(config, results=results, device="cpu", progress=FirstEpoch(under_way))
     under_way.set()
 
