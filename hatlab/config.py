@@ -110,8 +110,8 @@ class RunConfig(BaseModel):
     lr_factor: float = Field(3.0, gt=1, description="the rate is divided by this")
     lr_min: float = Field(1e-4, gt=0, description="a task ends when the rate falls below this")
     grad_clip: float = Field(10_000.0, gt=0, description="largest global gradient norm, after compensation")
-    momentum: float = Field(0.0, description="must be 0: see the error")
-    weight_decay: float = Field(0.0, description="must be 0: see the error")
+    momentum: float = Field(0.0, description="must be 0: it would move frozen weights")
+    weight_decay: float = Field(0.0, description="must be 0: it would move frozen weights")
     seed: int = Field(0, ge=0, lt=2**32, description="task order, validation split, initial weights, batches, dropout")
 
     def __init__(self, **values: Any) -> None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hatlab.attention import gate
-from hatlab.protection import links
+from hatlab.protection import links, movable
 
 __all__ = ["HATCNN", "HATMLP", "HATNetwork", "draw_dropout"]
 
@@ -96,6 +96,14 @@ class HATNetwork(nn.Module):
     def mask(self, task: int, s: float | Tensor) -> Tensor:
         """Return the mask of `task` at slope `s` over the units of all layers, (all units,)."""
         return gate(self.gates[task], s)
+
+    def movable(self, cumulative: Tensor) -> dict[str, Tensor]:
+        """Return what the gradient of each trunk parameter is multiplied by, under its name in `named_parameters`.
+
+        `cumulative`: (all units,); see `protection.movable`.
+        """
+        factors = movable(dict(self.trunk.items()), self.split(cumulative))
+        return {f"trunk.{name}": factor for name, factor in factors.items()}
 
     def forward(self, x: Tensor, task: int, mask: Tensor, keep: Sequence[Tensor | None] | None = None) -> Tensor:
         """Return the logits of `task`'s head.

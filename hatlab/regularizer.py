@@ -23,7 +23,7 @@ The cross mode was published in CLArena 1.1.0, in a form that cannot train:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -39,21 +39,26 @@ def _share(part: Tensor, whole: Tensor, min_units: float) -> tuple[Tensor, Tenso
     return part / torch.where(counts, whole, torch.ones_like(whole)), counts
 
 
-def mask_sparsity(mask: Tensor, previous: Tensor, mode: str, min_units: float = 10) -> Tensor:
-    """Return the regularizer R of the units in `mask`, in [0, 1] for masks in [0, 1], as a tensor without axes.
+def mask_sparsity(masks: Iterable[Tensor], previous: Iterable[Tensor], mode: str, min_units: float = 10) -> Tensor:
+    """Return the regularizer R over all layers, in [0, 1] for masks in [0, 1], as a tensor without axes.
 
     Args:
-        mask: (units,) mask of the current task, the units of all layers in one vector.
-        previous: (units,) cumulative mask of the tasks before it, in the dtype of `mask`.
+        masks: for each layer (units,), the mask of the current task.
+        previous: the same for the cumulative mask of the tasks before it, in the same dtype.
         mode: one of `MODES`.
         min_units: a ratio whose denominator is at most this counts as 0.
 
     Raises:
         ValueError: the mode is unknown.
     """
-    free = 1 - previous
-    taken, taken_counts = _share((mask * free).sum(), free.sum(), min_units)
-    reused, reused_counts = _share((mask * previous).sum(), previous.sum(), min_units)
+    # summed layer by layer, as the authors do: another order would round otherwise
+    sums = [
+        torch.stack(((m * (1 - p)).sum(), (1 - p).sum(), (m * p).sum(), p.sum()))
+        for m, p in zip(masks, previous, strict=True)
+    ]
+    in_free, free, in_used, used = torch.stack(sums).sum(0)
+    taken, taken_counts = _share(in_free, free, min_units)
+    reused, reused_counts = _share(in_used, used, min_units)
     zero = torch.zeros_like(taken)
     r1 = torch.where(taken_counts, taken, zero)
     r2 = torch.where(reused_counts, 1 - reused, zero)
@@ -112,8 +117,7 @@ class HATMaskSparsityReg(nn.Module):
         """
         self._check(mask, previous_cumulative_mask)
         previous = {name: previous_cumulative_mask[name].to(m.dtype) for name, m in mask.items()}
-        everything = torch.cat(list(mask.values())), torch.cat(list(previous.values()))
-        loss = self.factor * mask_sparsity(*everything, self.mode, self.min_units)
+        loss = self.factor * mask_sparsity(mask.values(), previous.values(), self.mode, self.min_units)
         return loss, {name: self._layer_sparsity(m, previous[name]) for name, m in mask.items()}
 
     def _layer_sparsity(self, m: Tensor, p: Tensor) -> Tensor:

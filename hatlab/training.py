@@ -79,8 +79,8 @@ def step(
         network: gives the layers; its own parameters are not read where `state` has them.
         task: whose head is trained.
         previous: (all units,) cumulative mask of the tasks before.
-        factors: parameter name -> what its gradient is multiplied by, from `protection.movable`; empty in the
-            first task.
+        factors: parameter name -> what its gradient is multiplied by, from `network.movable`; empty in the first
+            task.
 
     Returns:
         The state after the step, and (2,): cross-entropy and R before it.
@@ -90,7 +90,8 @@ def step(
     def loss(parameters: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
         logits = functional_call(network, parameters, (batch.x, task, mask, batch.keep))
         cross_entropy = F.cross_entropy(logits, batch.y)
-        r = mask_sparsity(mask, previous, hyper.mode, hyper.min_units)
+        layers = network.split(mask).values(), network.split(previous).values()
+        r = mask_sparsity(*layers, hyper.mode, hyper.min_units)
         return cross_entropy + hyper.c * r, torch.stack((cross_entropy, r))
 
     (gradients, of_mask), losses = grad(loss, argnums=(0, 1), has_aux=True)(state.parameters, mask)
@@ -98,7 +99,8 @@ def step(
     of_e = compensated_gradient(of_mask, mask, state.e, batch.s, hyper.s_max, hyper.compensation, hyper.cosh_clamp)
     norm = torch.stack([torch.linalg.vector_norm(g) for g in (*gradients.values(), of_e)]).norm()
     rate = hyper.learning_rate * torch.clamp(hyper.grad_clip / (norm + 1e-6), max=1)
-    e = torch.clamp(state.e - rate * of_e, -hyper.embedding_clamp, hyper.embedding_clamp)
+    # rounded once, as SGD does: near the edge of a mask one ulp decides over a whole quantum of its gradient
+    e = torch.addcmul(state.e, of_e, rate, value=-1).clamp(-hyper.embedding_clamp, hyper.embedding_clamp)
     return State(
         {name: torch.addcmul(p, gradients[name], rate, value=-1) for name, p in state.parameters.items()}, e
     ), losses
@@ -176,6 +178,8 @@ class Trainer:
     def __init__(self, config: RunConfig, sequence: TaskSequence, device: torch.device) -> None:
         self.config, self.sequence, self.device = config, sequence, device
         self.network = build_network(config, sequence).to(device)
+        with torch.no_grad():  # the authors clamp the embeddings of all tasks at every step
+            self.network.gates.clamp_(-config.embedding_clamp, config.embedding_clamp)
         self.cumulative = torch.zeros_like(self.network.gates[0]).detach()
         self.order = _generator(config.seed, 1, torch.device("cpu"))
         self.noise = _generator(config.seed, 2, device)
@@ -227,10 +231,6 @@ class Trainer:
             protected = self.within["protected"]
             self.within["protected"] = {name: values.to(self.device) for name, values in protected.items()}
 
-    @property
-    def _trunk(self) -> dict[str, nn.Module]:
-        return dict(self.network.trunk.items())
-
     def _trained(self) -> dict[str, Tensor]:
         """The parameters that the current task trains, by name."""
         return {
@@ -253,8 +253,7 @@ class Trainer:
         data = self.data[task]
         factors = {}
         if task > 0:
-            by_layer = protection.movable(self._trunk, self.network.split(self.cumulative))
-            factors = {f"trunk.{name}": factor for name, factor in by_layer.items()}
+            factors = self.network.movable(self.cumulative)
         layers = self._numpy(self.cumulative)
         adahat = adahat_capacity(self.network.links, layers)
         if self.within is None:
@@ -354,7 +353,8 @@ class Trainer:
     @torch.no_grad()
     def _regularizer(self) -> float:
         mask = self.network.mask(self.task, self.config.s_max)
-        return float(mask_sparsity(mask, self.cumulative, self.config.mode, self.config.min_units))
+        layers, previous = (self.network.split(vector).values() for vector in (mask, self.cumulative))
+        return float(mask_sparsity(layers, previous, self.config.mode, self.config.min_units))
 
     def _numpy(self, vector: Tensor) -> dict[str, np.ndarray]:
         return {name: part.cpu().numpy() for name, part in self.network.split(vector).items()}

@@ -56,10 +56,10 @@ class Replay:
             else:
                 start = np.random.RandomState(1000 + i).standard_normal(tuple(value.shape)).astype(np.float32)
                 if name.endswith("bias"):
-                    start *= np.float32(0.01)
+                    start = start * 0.01
                 elif not name.startswith("e"):
-                    start /= np.float32(np.sqrt(np.prod(value.shape[1:])))
-            value.copy_(torch.from_numpy(start))
+                    start = start / np.sqrt(np.prod(value.shape[1:]))  # float64, rounded below
+            value.copy_(torch.from_numpy(np.asarray(start, np.float32)))
 
     def data(self, t):
         """Images, labels, and the sample order of every epoch."""
@@ -76,20 +76,16 @@ def replay_task(run, t, cumulative):
     """Train task t as recorded; returns (steps, 2): CE + c R, and R."""
     meta, network = run.meta, run.network
     x, y, order = run.data(t)
-    x = torch.from_numpy(x).reshape(-1, *meta["input"])
+    x = torch.from_numpy(np.asarray(x, np.float32)).reshape(-1, *meta["input"])
     y = torch.from_numpy(np.asarray(y)).long()
     hyper = Hyper(meta["lr"], meta["compressibility"], meta["s_max"], meta["clip"], 6.0, 50.0, 0, "original", "authors")
-    factors = {}
-    if t > 0:
-        by_layer = protection.movable(dict(network.trunk.items()), network.split(cumulative))
-        factors = {f"trunk.{name}": factor for name, factor in by_layer.items()}
+    factors = network.movable(cumulative) if t > 0 else {}
     mine = {n: p for n, p in network.named_parameters() if n.startswith(("trunk.", f"heads.{t}."))}
     state = State({n: p.detach().clone() for n, p in mine.items()}, network.gates[t].detach().clone())
     frozen = protection.protected_values(state.parameters, factors)
     losses = []
     keep = [None] * len(network.dropout)
     for epoch in order:
-        # the authors count s in steps of 64 images, whatever the batch
         for rows, s in zip(
             torch.from_numpy(np.asarray(epoch)).long().split(meta["batch_size"]),
             slopes("authors", meta["s_max"], len(epoch), meta["batch_size"]),
@@ -101,6 +97,7 @@ def replay_task(run, t, cumulative):
     for name, p in mine.items():
         p.copy_(state.parameters[name])
     network.gates[t].copy_(state.e)
+    network.gates.clamp_(-6, 6)  # the authors clamp the embeddings of all tasks, at every step
     return np.array(losses)
 
 
@@ -114,7 +111,6 @@ def test_the_authors_run_is_repeated(reference):
     run = Replay(reference)
     run.initialise()
     cumulative = torch.zeros_like(run.network.gates[0])
-    chain = protection.links(dict(run.network.trunk.items()))
     for t in range(len(run.meta["classes"])):
         losses = replay_task(run, t, cumulative)
         recorded = np.array(run.meta["losses"][t])
@@ -132,5 +128,5 @@ def test_the_authors_run_is_repeated(reference):
         for kind, vector in (("mask", mask), ("cumulative", cumulative)):
             for i, part in enumerate(run.network.split(vector).values()):
                 np.testing.assert_allclose(part, run.file[f"task{t}/{kind}{i}"].ravel(), rtol=0, atol=TOLERANCE)
-        used = weight_usage(chain, {n: m.numpy() for n, m in run.network.split(cumulative).items()})
+        used = weight_usage(run.network.links, {n: m.numpy() for n, m in run.network.split(cumulative).items()})
         assert used == pytest.approx(run.meta["cumulative_weight_usage"][t], abs=TOLERANCE)

@@ -194,7 +194,7 @@ def test_mapped_over_replicas_it_equals_a_loop(mode):
 def test_gradients_can_be_mapped_over_replicas(mode):
     replicas = [random_masks((40,), previous, seed) for seed, previous in enumerate(PREVIOUS)]
     m, p = (torch.stack([r[k]["fc0"] for r in replicas]) for k in (0, 1))
-    gradient = torch.func.grad(lambda m, p: mask_sparsity(m, p, mode))
+    gradient = torch.func.grad(lambda m, p: mask_sparsity([m], [p], mode))
     expected = torch.stack([gradient(*pair) for pair in zip(m, p, strict=True)])
     torch.testing.assert_close(torch.func.vmap(gradient)(m, p), expected)
 
@@ -260,7 +260,7 @@ def test_an_unknown_mode_is_refused_with_those_there_are(mode):
     with pytest.raises(ValueError, match=message):
         HATMaskSparsityReg(0.75, mode)
     with pytest.raises(ValueError, match=message):
-        mask_sparsity(torch.ones(20), torch.ones(20), mode)
+        mask_sparsity([torch.ones(20)], [torch.ones(20)], mode)
 
 
 @pytest.mark.parametrize("min_units", [-1, float("nan")])

@@ -35,8 +35,7 @@ def one_step(network, hyper=HYPER, *, seed=0, task=1, cumulative=None, s=20.0, b
     parameters = {n: p.detach().clone() for n, p in network.named_parameters() if n.startswith(mine)}
     state = State(parameters, network.gates[task].detach().clone())
     cumulative = torch.zeros_like(state.e) if cumulative is None else cumulative
-    by_layer = protection.movable(dict(network.trunk.items()), network.split(cumulative))
-    factors = {f"trunk.{n}": f for n, f in by_layer.items()}
+    factors = network.movable(cumulative)
     given = Batch(x, y, network.draw_dropout(batch, draw), s)
     return state, given, factors, step(network, task, state, given, hyper, cumulative, factors)
 
@@ -157,15 +156,14 @@ def test_no_protected_weight_moves_over_five_tasks_of_split_mnist(shared_data, c
 
     class Watch(Progress):
         def task_done(self, task, epochs, accuracy, usage):
-            factors = protection.movable(run._trunk, run.network.split(run.cumulative))
-            values = {n.removeprefix("trunk."): p.detach() for n, p in run.network.named_parameters()}
-            history.append((factors, protection.protected_values({n: values[n] for n in factors}, factors)))
+            factors, values = run.network.movable(run.cumulative), dict(run.network.named_parameters())
+            history.append((factors, protection.protected_values(values, factors)))
 
     run.train(nothing, Watch())
     assert len(history) == 5
-    values = {n.removeprefix("trunk."): p.detach() for n, p in run.network.named_parameters()}
+    values = dict(run.network.named_parameters())
     for factors, frozen in history:
-        for name, now in protection.protected_values({n: values[n] for n in factors}, factors).items():
+        for name, now in protection.protected_values(values, factors).items():
             assert torch.equal(now.view(torch.int32), frozen[name].view(torch.int32)), name
     assert [sum(v.numel() for v in frozen.values()) > 0 for _, frozen in history] == [True] * 5
     counted = [row[-1] for row in run.rows["tasks"]]
