@@ -13,7 +13,7 @@ import numpy as np
 
 from hatlab.protection import Link
 
-__all__ = ["COLUMNS", "adahat_capacity", "capacity_rows", "weight_usage"]
+__all__ = ["COLUMNS", "adahat_capacity", "capacity_rows", "weight_usage", "weights_used"]
 
 COLUMNS = (
     "layer",
@@ -40,10 +40,14 @@ def _count(chain: Sequence[Link], used: Mapping[str, np.ndarray]) -> dict[str, i
     return counts
 
 
+def weights_used(chain: Sequence[Link], mask: Masks, threshold: float = 0.5) -> int:
+    """Return how many trunk weights `mask` (layer name -> (units,)) uses."""
+    return sum(_count(chain, {name: m > threshold for name, m in mask.items()}).values())
+
+
 def weight_usage(chain: Sequence[Link], mask: Masks, threshold: float = 0.5) -> float:
     """Return the share of all trunk weights that `mask` (layer name -> (units,)) uses, in [0, 1]."""
-    used = _count(chain, {name: m > threshold for name, m in mask.items()})
-    return sum(used.values()) / sum(link.weights for link in chain)
+    return weights_used(chain, mask, threshold) / sum(link.weights for link in chain)
 
 
 def adahat_capacity(chain: Sequence[Link], cumulative: Masks) -> dict[str, float]:

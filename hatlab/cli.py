@@ -64,6 +64,8 @@ def _number(value: Any) -> Any:
     """YAML reads 1e-4 as text; people mean the number."""
     if isinstance(value, list):
         return [_number(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _number(item) for name, item in value.items()}
     if isinstance(value, str):
         try:
             number = float(value)
@@ -114,7 +116,7 @@ def run(parameters: dict[str, Any], config: Path | None, results: Path | None, d
 def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no parameters: lines of the form name: value are wanted")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 __all__ = ["ConfigError", "RunConfig", "nearest"]
 
@@ -43,7 +44,7 @@ class RunConfig(BaseModel):
         ConfigError: naming every unknown, ill-typed or out-of-range parameter at once.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
     # The task sequence
     dataset: str = Field(
@@ -146,6 +147,20 @@ class RunConfig(BaseModel):
             )
         return value
 
+    @field_validator("classes_per_task")
+    @classmethod
+    def _one_number_is_no_list(cls, value: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        """[2] and 2 mean the same run, and must have one name."""
+        return value[0] if isinstance(value, tuple) and len(value) == 1 else value
+
+    @field_validator("lr_min")
+    @classmethod
+    def _leaves_an_epoch(cls, value: float, info: ValidationInfo) -> float:
+        rate = info.data.get("learning_rate")
+        if rate is not None and value > rate:
+            raise ValueError(f"must be at most learning_rate = {rate:g}, or no epoch would be trained")
+        return value
+
     @classmethod
     def parse(cls, values: Mapping[str, Any], source: str) -> RunConfig:
         """Make a config from `values`; an error also says that they came from `source`."""
@@ -159,6 +174,19 @@ class RunConfig(BaseModel):
     def replace(self, **changes: Any) -> RunConfig:
         """Return a copy with `changes`, checked like a new config."""
         return type(self)(**{**self.model_dump(), **changes})
+
+    def grid(self, **axes: Sequence[Any]) -> list[RunConfig]:
+        """Return a copy for each combination of the values in `axes`, the last one varying fastest.
+
+        Raises:
+            ConfigError: an unknown name, or values that are no list, none at all, or named twice.
+        """
+        for name, values in axes.items():
+            if not isinstance(values, list | tuple | range) or not values:
+                raise ConfigError(f"{name}: {values!r} is not a list of one or more values")
+            if twice := [value for i, value in enumerate(values) if value in values[:i]]:
+                raise ConfigError(f"{name}: {twice[0]!r} is named twice in {list(values)}; each value makes a run once")
+        return [self.replace(**dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
 
     def to_json(self) -> str:
         """Return all fields as JSON with sorted keys: equal configs give equal text."""
@@ -179,7 +207,7 @@ def _explain(error: ValidationError) -> str:
         if item["type"] == "extra_forbidden":
             lines[name] = f"unknown parameter '{name}'{nearest(name, names)} (known: {', '.join(names)})"
             continue
-        allowed = item["msg"].removeprefix("Value error, ")
+        allowed = item["msg"].removeprefix("Value error, ").replace("tuple", "list")
         if name in lines:  # the other members of a union
             lines[name] += f", or: {allowed}"
         else:

@@ -17,8 +17,9 @@ import numpy as np
 from hatlab import paths
 from hatlab.cache import cached
 from hatlab.config import nearest
-from hatlab.formats import DatasetError, checksum, read_npz
+from hatlab.formats import DatasetError, read_npz
 from hatlab.image_folders import read_folder, tree_checksum
+from hatlab.provenance import checksum
 from hatlab.public_sets import CIFAR_MEAN, CIFAR_STD, PUBLIC_SETS
 
 __all__ = ["Dataset", "DatasetError", "FileCheck", "SetStatus", "fetch", "load", "split_names", "status", "verify"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import pickle
 import tarfile
@@ -19,7 +18,7 @@ import numpy as np
 
 from hatlab.config import ConfigError
 
-__all__ = ["DatasetError", "Images", "channels_first", "checksum", "read_cifar", "read_idx", "read_npz"]
+__all__ = ["SPLITS", "DatasetError", "Images", "channels_first", "read_cifar", "read_idx", "read_npz"]
 
 SPLITS = ("train", "test")
 READ_ERRORS = (OSError, ValueError, EOFError, zlib.error, LZMAError, tarfile.TarError, zipfile.BadZipFile)
@@ -38,13 +37,6 @@ class Images:
     x_test: np.ndarray
     y_test: np.ndarray
     classes: tuple[str, ...]
-
-
-def checksum(path: Path, algorithm: str) -> str:
-    """Return "algorithm:digest" of a file's bytes."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False))
-    return f"{algorithm}:{digest.hexdigest()}"
 
 
 def channels_first(x: np.ndarray) -> np.ndarray:

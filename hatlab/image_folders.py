@@ -10,11 +10,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from hatlab.formats import READ_ERRORS, DatasetError, Images, channels_first, checksum
+from hatlab.formats import READ_ERRORS, SPLITS, DatasetError, Images, channels_first
+from hatlab.provenance import checksum
 
 __all__ = ["read_folder", "tree_checksum"]
-
-SPLITS = ("train", "test")
 
 
 def read_folder(path: Path) -> Images:

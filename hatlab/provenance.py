@@ -17,10 +17,11 @@ __all__ = ["checksum", "environment", "git_state", "versions"]
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pyarrow", "scikit-learn", "pydantic", "matplotlib")
 
 
-def checksum(path: Path) -> str:
-    """Return "sha256:<hexadecimal>" of a file."""
+def checksum(path: Path, algorithm: str = "sha256") -> str:
+    """Return "<algorithm>:<hexadecimal digest>" of a file's bytes."""
     with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        digest = hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False))
+    return f"{algorithm}:{digest.hexdigest()}"
 
 
 def versions() -> dict[str, str]:

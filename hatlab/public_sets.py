@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from hatlab import paths
-from hatlab.formats import DatasetError, Images, checksum, read_cifar, read_idx
+from hatlab.formats import DatasetError, Images, read_cifar, read_idx
+from hatlab.provenance import checksum
 
 __all__ = ["CIFAR_MEAN", "CIFAR_STD", "PUBLIC_SETS", "PublicSet"]
 

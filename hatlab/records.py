@@ -62,10 +62,11 @@ class Record:
 
     Args:
         config: the run.
-        results: the results folder; created if need be.
+        results: the results folder. Nothing is written before `prepare`, so finished runs can be read from a folder
+            that is read-only.
 
     Raises:
-        RecordError: the folder cannot be written, or holds another config.
+        RecordError: the folder cannot be read, or holds another config.
     """
 
     def __init__(self, config: RunConfig, results: Path) -> None:
@@ -73,7 +74,7 @@ class Record:
         self.folder = results / "runs" / config.run_id
         self.checkpoint = self.folder / "checkpoint.pt"
         self.manifest: dict[str, Any] = {}
-        self._open()
+        self._read()
 
     @property
     def finished(self) -> bool:
@@ -148,7 +149,12 @@ class Record:
         self.manifest |= {"state": "finished", "files": files}
         write_json(self.folder / "manifest.json", self.manifest)
 
-    def _open(self) -> None:
+    def prepare(self) -> None:
+        """Create the folder, and see that it can be written.
+
+        Raises:
+            RecordError: it cannot.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
@@ -157,13 +163,15 @@ class Record:
             raise RecordError(
                 f"the results folder {self.folder} cannot be written: {error.strerror or error}"
             ) from error
+
+    def _read(self) -> None:
         path = self.folder / "manifest.json"
         if not path.exists():
             return
         try:
             self.manifest = json.loads(path.read_text(encoding="utf-8"))
             config = self.manifest["config"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise RecordError(f"{path} is not a manifest of hatlab: move the folder away to run again") from error
         asked = self.config.model_dump(mode="json")
         if config != asked:

@@ -27,7 +27,7 @@ from hatlab.config import ConfigError, RunConfig, nearest
 from hatlab.pace import format_seconds
 from hatlab.paths import home, results_root
 from hatlab.progress import PROGRESS_FILE, Progress, default_progress, follow
-from hatlab.runs import find_device
+from hatlab.runs import check_network, find_device
 from hatlab.tasks import make_sequence
 
 __all__ = ["Job", "NotebookFailed", "plan", "reproduce"]
@@ -76,7 +76,7 @@ def reproduce(
     jobs = plan(profile, only, parameters or {})
     for job in jobs:  # what is missing is better said now than by a cell of the third notebook
         find_device(job.device)
-        make_sequence(job.config)
+        check_network(job.config, make_sequence(job.config))
     root = (Path(results) if results is not None else results_root()).absolute()
     folders, failures = [], []
     for job in jobs:
@@ -127,28 +127,35 @@ def _check(notebook: Path, given: Mapping[str, Any]) -> tuple[RunConfig, str]:
         raise ConfigError("notebooks need papermill and ipykernel: pip install 'hatlab[notebooks]'") from None
     declared = papermill.inspect_notebook(notebook)
     source = f"the parameters of {notebook.name}"
-    values = {name: ast.literal_eval(p["default"]) for name, p in declared.items() if name not in PLACE}
+    values = {}
+    for name in [name for name in declared if name not in PLACE]:
+        try:
+            values[name] = ast.literal_eval(declared[name]["default"])
+        except ValueError:
+            raise ConfigError(f"in {source}: the default of {name} is not a plain value") from None
     for name, value in given.items():
         if name in PLACE:
             raise ConfigError(f"{source}: '{name}' is set by the command: see hatlab reproduce --help")
         _known(f"parameter of {notebook.name}", name, values)
         kind = declared[name]["inferred_type_name"]
         try:
+            # the annotation is code of the notebook, which is about to run
             values[name] = TypeAdapter(eval(kind)).validate_python(value, strict=True)
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
             raise ConfigError(f"in {source}: {name} = {value!r}: {problem['msg']} (wanted: {kind})") from None
+    others, device = values.pop("others", {}), values.pop("device", "auto")
     fields = {name: value for name, value in values.items() if name in RunConfig.model_fields}
-    fields |= values.get("others", {})
-    config = RunConfig.parse(fields, source)
-    for name in set(values) - set(fields):
-        field = name.removesuffix("s")  # cs and seeds: a run for each
-        if field in RunConfig.model_fields and isinstance(values[name], list):
-            if not values[name]:
-                raise ConfigError(f"in {source}: {name} = []: at least one value is needed")
-            for value in values[name]:
-                RunConfig.parse({**fields, field: value}, source)
-    return config, values.get("device", "auto")
+    # a list that is named for a field with an s, as cs and seeds are, makes a run for each of its values
+    axes = {name.removesuffix("s"): value for name, value in values.items() if name not in fields}
+    axes = {name: value for name, value in axes.items() if name in RunConfig.model_fields}
+    if shadowed := [name for name in others if name in (*fields, *axes)]:
+        raise ConfigError(f"in {source}: others = {others}: {shadowed[0]} has a parameter of its own")
+    base = RunConfig.parse({**fields, **others}, source)
+    try:
+        return base.grid(**axes)[0], device
+    except ConfigError as error:
+        raise ConfigError(f"in {source}: {error}") from None
 
 
 def _make(job: Job, results: Path, progress: Progress) -> Path:

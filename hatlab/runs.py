@@ -5,10 +5,11 @@ A run that is finished is loaded, one that was stopped goes on after its last fi
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,15 +19,15 @@ import pandas as pd
 import torch
 
 from hatlab.config import ConfigError, RunConfig
-from hatlab.datasets import Dataset, load, split_names
+from hatlab.datasets import Dataset, DatasetError, load, split_names
 from hatlab.paths import results_root
 from hatlab.progress import Progress, default_progress
 from hatlab.provenance import environment
-from hatlab.records import Record
+from hatlab.records import Record, RecordError
 from hatlab.tasks import TaskSequence, make_sequence
 from hatlab.training import Trainer, build_network
 
-__all__ = ["Run", "Tables", "collect", "find_device", "run", "sweep"]
+__all__ = ["Run", "Tables", "check_network", "collect", "find_device", "run", "sweep"]
 
 # Weights times images in a step. Measured on two cores, one and two threads: 1.9 and 1.7 ms at 0.8 million (200-200 on
 # digits, batch 16), 5.2 and 3.7 ms at 30 million (400-400 on MNIST, batch 64).
@@ -118,7 +119,7 @@ def run(
         progress: what is told about tasks and epochs; None: lines or a bar on the terminal.
 
     Raises:
-        ConfigError: a device that is not there, a data set, task or network that the config cannot mean.
+        ConfigError: a device that is not there, a task sequence or network that the images do not allow.
         DatasetError: images that are missing or damaged.
         RecordError: a results folder that cannot be used.
         TrainingDiverged: a loss that is not finite; the checkpoint of the last good epoch is kept.
@@ -135,7 +136,10 @@ def sweep(
 ) -> list[Run]:
     """Train several configs, one after the other, as `run` does each; all are checked before the first starts."""
     where, target = Path(results) if results is not None else results_root(), find_device(device)
-    images = functools.cache(lambda names: tuple(load(name) for name in split_names(names)))
+    repeated = [run_id for run_id, n in Counter(config.run_id for config in configs).items() if n > 1]
+    if repeated:
+        raise ConfigError(f"{len(configs)} configs were given, and run {repeated[0]} is among them more than once")
+    images = functools.cache(lambda names, **how: tuple(load(name, **how) for name in split_names(names)))
     prepared = [_prepare(config, where, images) for config in configs]
     with progress if progress is not None else default_progress() as shown:
         shown.sweep_started(len(configs))
@@ -157,17 +161,37 @@ def collect(runs: Sequence[Run]) -> Tables:
     return Tables(*(table(name) for name in Tables._fields))
 
 
+def check_network(config: RunConfig, sequence: TaskSequence) -> None:
+    """See that the network takes the images.
+
+    Raises:
+        ConfigError: with the reason why not.
+    """
+    try:
+        build_network(config, sequence)
+    except ValueError as error:
+        raise ConfigError(f"network = '{config.network}', dataset = '{config.dataset}': {error}") from None
+
+
 def _prepare(
-    config: RunConfig, results: Path, images: Callable[[str], tuple[Dataset, ...]]
+    config: RunConfig, results: Path, images: Callable[..., tuple[Dataset, ...]]
 ) -> tuple[Record, TaskSequence | None]:
     """Open the run's record and make its tasks; refuse what cannot run. A finished run needs no tasks: None."""
     record = Record(config, results)
     if record.finished:
+        # it is loaded without its images where they are gone, but not beside others under the same name
+        with contextlib.suppress(DatasetError):
+            record.verify_data(_checksums(images(config.dataset, download=False)))
         return record, None
     sequence = make_sequence(config, images(config.dataset))
-    record.verify_data({name: value for data in sequence.datasets for name, value in data.checksums.items()})
-    build_network(config, sequence)
+    record.verify_data(_checksums(sequence.datasets))
+    check_network(config, sequence)
+    record.prepare()
     return record, sequence
+
+
+def _checksums(datasets: Sequence[Dataset]) -> dict[str, str]:
+    return {name: value for data in datasets for name, value in data.checksums.items()}
 
 
 def _run(
@@ -179,7 +203,12 @@ def _run(
     else:
         trainer = Trainer(config, sequence, device)
         if (saved := record.load_checkpoint()) is not None:
-            trainer.load_state_dict(saved)
+            try:
+                trainer.load_state_dict(saved)
+            except (KeyError, TypeError, RuntimeError) as error:
+                raise RecordError(
+                    f"{record.checkpoint} is not of this version of hatlab ({error!r}): delete it to begin anew"
+                ) from error
         progress.run_started(config.run_id, label, len(sequence.tasks), config.max_epochs, trainer.task)
         with _threads(config, trainer):
             _train(record, trainer, progress)
@@ -210,7 +239,7 @@ def _train(record: Record, trainer: Trainer, progress: Progress) -> None:
     record.finish(tables, time.perf_counter() - clock)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _threads(config: RunConfig, trainer: Trainer) -> Iterator[None]:
     """Use one CPU thread for a step too small to share: there, waking a second one costs what it saves, and where
     the cores are busy many times that. The rule reads the config only, so a run keeps its bits from call to call.

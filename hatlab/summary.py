@@ -12,9 +12,9 @@ __all__ = ["by_compressibility", "by_task", "describe"]
 
 def describe(run: Run) -> str:
     """Return what was trained on what, as a figure's title says it: "Split MNIST (5 tasks), MLP 400-400"."""
-    config = run.config
+    config, n = run.config, len(run.tasks)
     network = f"MLP {'-'.join(map(str, config.widths))}" if config.network == "mlp" else "CNN"
-    return f"{config.sequence.capitalize()} {run.manifest['title']} ({len(run.tasks)} tasks), {network}"
+    return f"{config.sequence.capitalize()} {run.manifest['title']} ({n} task{'s' * (n > 1)}), {network}"
 
 
 def by_task(run: Run) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from torch.func import functional_call, grad
 
 from hatlab import protection
 from hatlab.attention import compensated_gradient, gate, slopes
-from hatlab.capacity import adahat_capacity, capacity_rows
+from hatlab.capacity import COLUMNS, adahat_capacity, capacity_rows, weights_used
 from hatlab.config import ConfigError, RunConfig
 from hatlab.loading import Split, TaskData
 from hatlab.networks import HATCNN, HATMLP, HATNetwork
@@ -164,10 +164,7 @@ class Trainer:
     """
 
     TABLES: Mapping[str, tuple[str, ...]] = {
-        "capacity": (
-            "task", "epoch", "layer", "units", "units_used", "weights", "weights_used", "weights_new",
-            "weights_reused", "adahat_capacity",
-        ),
+        "capacity": ("task", "epoch", *COLUMNS),
         "accuracy": ("after_task", "task", "accuracy", "loss"),
         "epochs": (
             "task", "epoch", "train_loss", "train_regularizer", "valid_loss", "valid_accuracy", "learning_rate",
@@ -192,7 +189,7 @@ class Trainer:
         """Train what is left of the sequence; `after_epoch` is called whenever the state is worth saving.
 
         Raises:
-            TrainingDiverged: the state is then that of the last epoch that ended well.
+            TrainingDiverged: what `after_epoch` saved last is from the last epoch that ended well.
             FrozenWeightMoved: a protected weight changed, which would be a defect of this program.
         """
         while self.task < len(self.sequence.tasks):
@@ -277,7 +274,7 @@ class Trainer:
             if config.schedule == "authors":
                 valid_loss += config.c * self._regularizer()
             if not math.isfinite(valid_loss):
-                raise self._diverged(f"the validation loss is {valid_loss} after epoch {epoch}")
+                raise self._diverged(f"the validation loss is {valid_loss} after its last step")
             self.rows["epochs"].append((task, epoch, *losses, valid_loss, accuracy, now["learning_rate"]))
             usage = self._capacity(epoch, layers, adahat)
             if valid_loss < now["best_loss"]:
@@ -328,10 +325,8 @@ class Trainer:
         protected = protection.verify_protected(self._trained(), factors, now["protected"])
         with torch.no_grad():
             self.cumulative = protection.cumulate(self.cumulative, self.network.mask(task, config.s_max))
-        none = {name: np.zeros(n, np.float32) for name, n in self.network.units.items()}
-        remaining = dict.fromkeys([*none, "total"], math.nan)
-        total = capacity_rows(self.network.links, self._numpy(self.cumulative), none, remaining)[-1]
-        weights, used = int(total[3]), int(total[4])
+        weights = sum(link.weights for link in self.network.links)
+        used = weights_used(self.network.links, self._numpy(self.cumulative))
         self.rows["tasks"].append(
             (task, self.sequence.tasks[task].name, now["epoch"], now["best_epoch"], weights, used, protected)
         )
@@ -348,7 +343,8 @@ class Trainer:
             own = self._numpy(self.network.mask(self.task, self.config.s_max))
         rows = capacity_rows(self.network.links, before, own, adahat)
         self.rows["capacity"] += [(self.task, epoch, *row) for row in rows]
-        return int(rows[-1][4]) / int(rows[-1][3])
+        total = dict(zip(COLUMNS, rows[-1], strict=True))
+        return int(total["weights_used"]) / int(total["weights"])
 
     @torch.no_grad()
     def _regularizer(self) -> float:
@@ -361,4 +357,7 @@ class Trainer:
 
     def _diverged(self, what: str) -> TrainingDiverged:
         epoch, name = self.within["epoch"] if self.within else 0, self.sequence.tasks[self.task].name
-        return TrainingDiverged(f"training diverged in task {self.task + 1} ({name}), epoch {epoch + 1}: {what}")
+        return TrainingDiverged(
+            f"training diverged in task {self.task + 1} ({name}), epoch {epoch + 1}: {what}. The checkpoint of the "
+            f"last good epoch is kept; a learning_rate below {self.config.learning_rate:g} may help"
+        )

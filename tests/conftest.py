@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from hatlab import paths
-from hatlab.formats import checksum
+from hatlab.provenance import checksum
 from hatlab.public_sets import PUBLIC_SETS, PublicSet
 
 # The networks here are tiny: a second thread saves nothing, and on a busy machine waits for its turn at every step.

@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 
 import pytest
 from click.testing import CliRunner
@@ -18,13 +17,11 @@ def invoke(*arguments):
     return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
 
-def test_help_is_quick_and_needs_no_torch():
+def test_help_needs_no_torch():
     code = (
         "import sys; from hatlab.cli import cli; cli(['--help'], standalone_mode=False); print('torch' in sys.modules)"
     )
-    started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert time.perf_counter() - started < 5  # 0.3 s on a free machine
     assert done.stdout.endswith("False\n") and "reproduce" in done.stdout and done.stderr == ""
 
 

@@ -287,7 +287,7 @@ def configs():
         "widths": widths,
         "c": st.floats(0, 1e6),
         "mode": st.sampled_from(["original", "cross", "reuse"]),
-        "lr_min": st.floats(0, 1, exclude_min=True),
+        "lr_min": st.floats(0, 0.05, exclude_min=True),  # at most the default learning_rate
         "seed": st.integers(0, 2**32 - 1),
     }
     return st.fixed_dictionaries({}, optional=optional).map(lambda values: RunConfig(**values))
@@ -324,3 +324,35 @@ def test_replace_returns_a_checked_copy():
         config.replace(sead=1)
     with pytest.raises(ConfigError, match="seed = -1"):
         config.replace(seed=-1)
+
+
+def test_a_rate_below_the_smallest_one_is_refused_because_no_epoch_would_be_trained():
+    with pytest.raises(ConfigError, match=r"lr_min = 0\.0001: must be at most learning_rate = 1e-05"):
+        RunConfig(learning_rate=1e-5)
+    assert RunConfig(learning_rate=1e-4).lr_min == 1e-4
+
+
+def test_a_grid_has_every_combination_once_and_the_last_axis_varies_fastest():
+    configs = RunConfig(widths=(5,)).grid(c=[0.5, 2], seed=range(3))
+    assert [(config.c, config.seed) for config in configs] == [(c, s) for c in (0.5, 2.0) for s in range(3)]
+    assert {config.widths for config in configs} == {(5,)}
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"c": 0.5}, r"c: 0\.5 is not a list"),
+        ({"c": []}, r"c: \[\] is not a list of one or more"),
+        ({"seed": [0, 1, 0]}, r"seed: 0 is named twice in \[0, 1, 0\]"),
+        ({"seeds": [0]}, "unknown parameter 'seeds'; did you mean 'seed'"),
+        ({"c": [1, -1]}, "c = -1: .* greater than or equal to 0"),
+    ],
+)
+def test_a_grid_that_means_nothing_is_refused(axes, message):
+    with pytest.raises(ConfigError, match=message):
+        RunConfig().grid(**axes)
+
+
+def test_one_number_of_classes_is_the_same_run_as_a_list_of_one():
+    assert RunConfig(classes_per_task=[5]) == RunConfig(classes_per_task=5)
+    assert RunConfig(classes_per_task=[5]).run_id == RunConfig(classes_per_task=5).run_id

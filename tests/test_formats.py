@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hatlab.formats import DatasetError, checksum, read_cifar, read_idx, read_npz
+from hatlab.formats import DatasetError, read_cifar, read_idx, read_npz
+from hatlab.provenance import checksum
 
 
 @given(array=hnp.arrays(np.uint8, hnp.array_shapes(min_dims=1, max_dims=3, max_side=5)))

@@ -106,3 +106,16 @@ def test_the_executed_copy_shows_the_figure_and_one_line_per_task(capacity_usage
     assert not any(output.output_type == "stream" and output.name == "stderr" for output in outputs)
     text = "".join(output.text for output in outputs if output.output_type == "stream")
     assert text.count("test accuracy") == 10 and text.replace("\n", "").isprintable()
+
+
+def test_the_mnist_profile_runs_on_real_mnist(shared_data, tmp_path):
+    """One run, one epoch a task, narrow: the path that the profile takes, not its numbers."""
+    shared_data("MNIST/raw")
+    small = {"cs": [0.75], "seeds": [0], "max_epochs": 1, "widths": [50, 50]}
+    (folder,) = reproduce("mnist", parameters=small, results=tmp_path, progress=Progress())
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert {name.partition("/")[0] for name in manifest["data"]} == {"MNIST"}
+    summary = pd.read_csv(folder / "summary.csv")
+    assert list(summary["tasks_learnt"]) == [1, 2, 3, 4, 5]
+    assert summary["usage"].is_monotonic_increasing
+    assert summary["accuracy"].min() > 90

@@ -18,6 +18,7 @@ TABLE = pd.DataFrame({"run": ["a", "a"], "value": [1.5, float("nan")]})
 def finished(tmp_path):
     record = Record(CONFIG, tmp_path)
     record.verify_data({"x": "md5:1"})
+    record.prepare()
     record.started({"device": "cpu"}, title="digits")
     record.save_checkpoint({"weights": torch.ones(2)})
     record.finish({"capacity": TABLE}, 1.0)
@@ -36,10 +37,11 @@ def test_a_finished_record_is_read_back(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_new_record_has_nothing(tmp_path):
+def test_a_new_record_has_nothing_and_leaves_nothing(tmp_path):
     record = Record(CONFIG, tmp_path)
     assert not record.finished
     assert record.load_checkpoint() is None
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -73,7 +75,7 @@ def test_equal_tables_have_equal_bytes(tmp_path):
 def test_a_results_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "results").write_text("")
     with pytest.raises(RecordError, match=r"results.*cannot be written"):
-        Record(CONFIG, tmp_path / "results")
+        Record(CONFIG, tmp_path / "results").prepare()
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
@@ -81,7 +83,7 @@ def test_a_results_folder_without_permission_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(RecordError, match="cannot be written"):
-            Record(CONFIG, tmp_path)
+            Record(CONFIG, tmp_path).prepare()
     finally:
         tmp_path.chmod(0o700)
 
@@ -119,6 +121,7 @@ def test_a_table_that_is_missing_or_altered_is_refused(tmp_path, damage):
 
 def test_a_checkpoint_cannot_run_code_and_a_broken_one_is_named(tmp_path):
     record = Record(CONFIG, tmp_path)
+    record.prepare()
     torch.save({"f": os.system}, record.checkpoint)
     with pytest.raises(RecordError, match=r"checkpoint\.pt cannot be read"):
         record.load_checkpoint()

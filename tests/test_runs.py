@@ -207,8 +207,37 @@ def test_one_bad_config_stops_a_sweep_before_the_first_run(tmp_path, no_training
 
 
 def test_a_network_that_does_not_take_the_images_is_refused(tmp_path, no_training):
-    with pytest.raises(ValueError, match="images of 8 x 8: they must be square and at least 28 x 28"):
+    with pytest.raises(
+        ConfigError, match=r"network = 'cnn', dataset = 'digits': .* 8 x 8: they must be square and at least"
+    ):
         hatlab.run(SMALL.replace(network="cnn"), results=tmp_path, progress=QUIET)
+
+
+def test_a_run_that_is_asked_for_twice_is_refused(tmp_path, no_training):
+    """Two copies of one run would count as two seeds."""
+    with pytest.raises(ConfigError, match=f"run {SMALL.run_id} is among them more than once"):
+        hatlab.sweep([SMALL, SMALL.replace(seed=1), SMALL], results=tmp_path, progress=QUIET)
+
+
+def test_a_finished_run_is_not_loaded_for_other_images_but_without_them(tmp_path, tiny_npz):
+    config = SMALL.replace(dataset=f"npz:{tiny_npz}", classes_per_task=2, n_tasks=2, max_epochs=1, validation=0.2)
+    first = hatlab.run(config, results=tmp_path, progress=QUIET)
+    arrays = dict(np.load(tiny_npz))
+    arrays["x_train"] = 255 - arrays["x_train"]
+    np.savez(tiny_npz, **arrays)
+    with pytest.raises(RecordError, match="was made from other images"):
+        hatlab.run(config, results=tmp_path, progress=QUIET)
+    tiny_npz.unlink()
+    again = hatlab.run(config, results=tmp_path, progress=QUIET)
+    pd.testing.assert_frame_equal(first.accuracy, again.accuracy)
+
+
+def test_a_checkpoint_of_another_version_is_named(tmp_path):
+    folder = tmp_path / "runs" / SMALL.run_id
+    folder.mkdir(parents=True)
+    torch.save({"epoch": 3}, folder / "checkpoint.pt")
+    with pytest.raises(RecordError, match=r"checkpoint\.pt is not of this version of hatlab.*delete it"):
+        hatlab.run(SMALL, results=tmp_path, progress=QUIET)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
