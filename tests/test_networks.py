@@ -10,7 +10,7 @@ from torch import nn
 
 from hatlab.attention import gate
 from hatlab.networks import HATCNN, HATMLP, HATNetwork, draw_dropout
-from hatlab.training import Batch, Hyper, State, step
+from hatlab.step import Batch, Hyper, State, step
 
 MIXTURE = (10, 100, 10, 10, 10, 43, 100, 10)  # classes of the authors' eight data sets
 

@@ -13,7 +13,7 @@ from hatlab import protection
 from hatlab.attention import gate, slopes
 from hatlab.capacity import weight_usage
 from hatlab.networks import HATCNN, HATMLP
-from hatlab.training import Batch, Hyper, State, step
+from hatlab.step import Batch, Hyper, State, step
 
 TOLERANCE = 1e-4
 
