@@ -168,7 +168,8 @@ def _make(job: Job, results: Path, progress: Progress) -> Path:
     partial, executed = folder / f"{job.notebook.stem}.partial.ipynb", folder / job.notebook.name
     started, clock = datetime.now(UTC), time.monotonic()
     print(f"{job.figure} ({job.profile}): running {job.notebook.name}", flush=True)
-    place = {"results": str(results), "profile": job.profile, "figure": job.figure}
+    # as seen from here, where the kernel runs too: a copy that is passed on should not name folders of this machine
+    place = {"results": str(_shown(results)), "profile": job.profile, "figure": job.figure}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch, progress:
         events = Path(scratch) / "progress.jsonl"
         kernel = _Execution(job.notebook, partial, {**job.parameters, **place}, events)
@@ -216,8 +217,8 @@ class _Execution(threading.Thread):
             import papermill
 
             papermill.execute_notebook(
-                _literal(self.notebook),
-                _literal(self.output),
+                _literal(_shown(self.notebook)),
+                _literal(_shown(self.output)),
                 self.parameters,
                 progress_bar=False,
                 kernel_name="python3",
