@@ -75,7 +75,8 @@ def step(
     mask = gate(state.e, batch.s)
 
     def loss(parameters: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
-        logits = functional_call(network, parameters, (batch.x, task, mask, batch.keep))
+        # no weight is shared between layers, and looking for some takes as long as a small layer
+        logits = functional_call(network, parameters, (batch.x, task, mask, batch.keep), tie_weights=False)
         cross_entropy = F.cross_entropy(logits, batch.y)
         layers = network.split(mask).values(), network.split(previous).values()
         r = mask_sparsity(*layers, hyper.mode, hyper.min_units)
