@@ -92,7 +92,7 @@ def run(parameters: dict[str, Any], config: Path | None, results: Path | None, d
     """Train one run and print what it learnt. `hatlab parameters` lists what can be set.
 
     \b
-    hatlab run -p dataset=mnist -p widths=[400,400] -p c=0.5
+    hatlab run -p dataset=mnist -p 'widths=[400, 400]' -p c=0.5
     """
     base = RunConfig.parse(_read(config), str(config)) if config else RunConfig()
     given = RunConfig.parse({**base.model_dump(), **parameters}, "-p") if parameters else base
