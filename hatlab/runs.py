@@ -29,8 +29,8 @@ from hatlab.training import Trainer, build_network
 
 __all__ = ["Run", "Tables", "check_network", "collect", "find_device", "run", "sweep"]
 
-# Weights times images in a step. Measured on two cores, one and two threads: 1.9 and 1.7 ms at 0.8 million (200-200 on
-# digits, batch 16), 5.2 and 3.7 ms at 30 million (400-400 on MNIST, batch 64).
+# Weights times images in a step: between 200-200 on digits in batches of 16 (0.8 million), where a second thread gains
+# next to nothing, and 400-400 on MNIST in batches of 64 (30 million), where it does.
 SMALL_STEP = 4_000_000
 
 
