@@ -14,9 +14,17 @@ from torch import Tensor
 __all__ = ["compensated_gradient", "gate", "slopes"]
 
 
+def _meet(value: float | Tensor, e: Tensor) -> float | Tensor:
+    """A tensor takes the precision of `e` where the two meet, as a number does."""
+    return value.to(e.dtype) if isinstance(value, Tensor) else value
+
+
 def gate(e: Tensor, s: float | Tensor) -> Tensor:
-    """Return the mask sigmoid(s e) of an embedding (eq. 1): `e` of any shape, result of that shape in [0, 1]."""
-    return torch.sigmoid(s * e)
+    """Return the mask sigmoid(s e) of an embedding (eq. 1): `e` of any shape, result of that shape in [0, 1].
+
+    `s`: a number, or a tensor that broadcasts against `e`, in any precision.
+    """
+    return torch.sigmoid(_meet(s, e) * e)
 
 
 def slopes(schedule: str, s_max: float, n: int, batch_size: int) -> np.ndarray:
@@ -41,7 +49,8 @@ def compensated_gradient(
 ) -> Tensor:
     """Return the gradient for `e` from the gradient for its mask, as if s had been 1 and not annealed (sec. 2.5).
 
-    All tensors have the shape of `e`. The intended gradient is s_max sigmoid'(e) times that of the mask.
+    `gradient` and `mask` have the shape of `e`; `s` and `s_max` are as for `gate`. The intended gradient is
+    s_max sigmoid'(e) times that of the mask.
 
     Args:
         gradient: derivative of the loss by the mask.
@@ -53,9 +62,10 @@ def compensated_gradient(
     """
     if form == "exact":
         plain = torch.sigmoid(e)
-        return gradient * s_max * plain * (1 - plain)
+        return gradient * _meet(s_max, e) * plain * (1 - plain)
     if form == "authors":
-        by_autograd = gradient * (1 - mask) * mask * s
-        steep = torch.cosh(torch.clamp(s * e, -cosh_clamp, cosh_clamp)) + 1
-        return by_autograd * (s_max / s * steep / (torch.cosh(e) + 1))
+        slope, ratio = _meet(s, e), _meet(s_max / s, e)
+        by_autograd = gradient * (1 - mask) * mask * slope
+        steep = torch.cosh(torch.clamp(slope * e, -cosh_clamp, cosh_clamp)) + 1
+        return by_autograd * (ratio * steep / (torch.cosh(e) + 1))
     raise ValueError(f"compensation = {form!r}: allowed are 'authors' and 'exact'")

@@ -5,10 +5,12 @@ Exit codes: 0 done, 1 failed, 2 a parameter or option that cannot be used, 130 s
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
 import click
 import yaml
@@ -16,9 +18,13 @@ import yaml
 from hatlab import __version__
 from hatlab.config import ConfigError, RunConfig
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 __all__ = ["cli", "main"]
 
 INTERRUPTED: Final = 130
+WHOLE_NUMBERS: Final = re.compile(r"\s*([+-]?\d+)\s*\.\.\s*([+-]?\d+)\s*")
 
 
 class _Commands(click.Group):
@@ -48,16 +54,41 @@ def cli() -> None:
 
 def _assignments(ctx: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, Any]:
     """Read name=value pairs; values are YAML, so lists and numbers look as they do in figures.yaml."""
-    values = {}
+    return {name: _value(value, text) for text in texts for name, value in [_pair(text)]}
+
+
+def _axes(ctx: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, list[Any] | range]:
+    """Read name=values pairs; values are a YAML list, or a..b for the whole numbers from a to b."""
+    if not texts:
+        raise click.UsageError("a sweep needs at least one --over NAME=VALUES, as in --over seed=0..9")
+    axes: dict[str, list[Any] | range] = {}
     for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise click.BadParameter(f"'{text}' is not of the form name=value")
-        try:
-            values[name.strip()] = _number(yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            raise click.BadParameter(f"the value in '{text}' is not YAML: {error}") from None
-    return values
+        name, value = _pair(text)
+        if name in axes:
+            raise click.BadParameter(f"'{text}' names {name} a second time; all its values belong into one list")
+        ends = WHOLE_NUMBERS.fullmatch(value)
+        values = range(int(ends[1]), int(ends[2]) + 1) if ends else _value(value, text)
+        if not isinstance(values, list | range) or not values:
+            raise click.BadParameter(
+                f"'{text}' gives no values to vary; allowed are a list of one or more, as in 'c=[0.1, 0.75]', "
+                f"and whole numbers from one to another that is not smaller, as in seed=0..9"
+            )
+        axes[name] = values
+    return axes
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name.strip() and equals):
+        raise click.BadParameter(f"'{text}' is not of the form name=value")
+    return name.strip(), value
+
+
+def _value(value: str, text: str) -> Any:
+    try:
+        return _number(yaml.safe_load(value))
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+        raise click.BadParameter(f"the value in '{text}' is not YAML: {error}") from None
 
 
 def _number(value: Any) -> Any:
@@ -78,24 +109,27 @@ def _number(value: Any) -> Any:
 parameter_option = click.option(
     "-p", "parameters", multiple=True, metavar="NAME=VALUE", callback=_assignments, help="Set a parameter; repeatable."
 )
+config_option = click.option(
+    "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="YAML file of parameters."
+)
 results_option = click.option(
     "--results", type=click.Path(file_okay=False, path_type=Path), help="Results folder.  [default: results/]"
 )
+device_option = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda")
 
 
 @cli.command()
 @parameter_option
-@click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="YAML file of parameters.")
+@config_option
 @results_option
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda")
+@device_option
 def run(parameters: dict[str, Any], config: Path | None, results: Path | None, device: str) -> None:
     """Train one run and print what it learnt. `hatlab parameters` lists what can be set.
 
     \b
     hatlab run -p dataset=mnist -p 'widths=[400, 400]' -p c=0.5
     """
-    base = RunConfig.parse(_read(config), str(config)) if config else RunConfig()
-    given = RunConfig.parse({**base.model_dump(), **parameters}, "-p") if parameters else base
+    given = _given(config, parameters)
 
     from hatlab import metrics, runs, summary
     from hatlab.progress import default_progress
@@ -111,6 +145,95 @@ def run(parameters: dict[str, Any], config: Path | None, results: Path | None, d
         click.echo(f"backward transfer {100 * transfer:+.1f} percentage points")
     click.echo(f"capacity usage {table['usage'].iloc[-1]:.1f}%")
     click.echo(f"saved in {done.folder}")
+
+
+@cli.command()
+@parameter_option
+@click.option(
+    "--over",
+    "axes",
+    multiple=True,
+    metavar="NAME=VALUES",
+    callback=_axes,
+    help="Vary a parameter: a list, or a..b for the whole numbers from a to b; repeatable.  [required]",
+)
+@config_option
+@results_option
+@device_option
+@click.option(
+    "--replicas",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Train at most N runs side by side; 1: one after the other.  [default: as many as is fastest]",
+)
+def sweep(
+    parameters: dict[str, Any],
+    axes: dict[str, list[Any] | range],
+    config: Path | None,
+    results: Path | None,
+    device: str,
+    replicas: int | None,
+) -> None:
+    """Train a run for each combination of the values given by --over, the last one varying fastest.
+
+    Runs train side by side where they can. Those that are finished are loaded, those that were stopped go on. What all
+    share is set with -p or --config.
+
+    \b
+    hatlab sweep -p dataset=mnist -p 'widths=[400, 400]' --over 'c=[0, 0.1, 0.75, 2.5]' --over seed=0..9
+    hatlab sweep -p max_epochs=5 --over 'widths=[[100, 100], [400, 400]]' --over 'mode=[original, cross]'
+    """
+    given = _given(config, parameters)
+    if both := next((name for name in axes if name in parameters), None):
+        raise ConfigError(
+            f"in --over: {both} is to be varied, and -p sets it to {_typed(parameters[both])} for all runs; "
+            f"allowed is one of the two"
+        )
+    try:
+        configs = given.grid(**axes)
+    except ConfigError as error:
+        raise ConfigError(f"in --over: {error}") from None
+
+    from hatlab import runs, summary
+
+    done = runs.sweep(configs, results=results, device=device, replicas=replicas)
+    table = summary.by_run(done, list(axes))
+    titles = {summary.describe(run) for run in done}
+    units = "in %, backward_transfer in percentage points" if table["backward_transfer"].notna().any() else "in %"
+    click.echo(f"{titles.pop() if len(titles) == 1 else f'{len(done)} runs'}: after the last task, {units}")
+    _print(table)
+    if len(axes.get("seed", ())) > 1:
+        click.echo(f"\nmean over seeds [95% t interval], {units}")
+        _print(summary.over_seeds(table))
+    click.echo(f"saved in {done[0].folder.parent}")
+
+
+def _print(table: pd.DataFrame) -> None:
+    """Print a sweep's table: parameters as people type them, an interval in brackets, no column without a number."""
+    shown: dict[str, Any] = {}
+    for name in map(str, table):
+        if name in RunConfig.model_fields:
+            shown[name] = [_typed(value) for value in table[name]]
+        elif f"{name}_low" in table:
+            triples = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
+            shown[name] = [None if math.isnan(m) else f"{m:.1f} [{low:.1f}, {high:.1f}]" for m, low, high in triples]
+        elif not name.endswith(("_low", "_high")):
+            shown[name] = table[name]
+    readable = type(table)(shown).dropna(axis="columns", how="all")
+    click.echo(readable.to_string(index=False, float_format="%.1f", na_rep=""))
+
+
+def _typed(value: Any) -> str:
+    """Return the value of a parameter as it is typed on the command line."""
+    if isinstance(value, str):
+        return value
+    return f"{value:.15g}" if isinstance(value, float) else json.dumps(value)
+
+
+def _given(config: Path | None, parameters: dict[str, Any]) -> RunConfig:
+    """Return what the file sets, and over it what -p sets."""
+    base = RunConfig.parse(_read(config), str(config)) if config else RunConfig()
+    return RunConfig.parse({**base.model_dump(), **parameters}, "-p") if parameters else base
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -2,15 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hatlab.datasets import Dataset
 from hatlab.tasks import TaskSequence
 
-__all__ = ["Split", "TaskData"]
+__all__ = ["Images", "Split", "TaskData"]
+
+
+def _put(array: np.ndarray, device: torch.device) -> Tensor:
+    """On a CPU the tensor is the array, unless that is read-only (a memory map), which torch has no notion of."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """All images of one or more data sets, for all runs that use them.
+
+    Attributes:
+        train, test: (N, C, H, W) uint8, of all data sets, one after the other. On a CPU, of one set, they are the
+            arrays of that set and no copy.
+        first: for each data set, where its images begin in `train` and in `test`.
+        scale, shift: for each data set (C, 1, 1): a normalised pixel is byte * scale - shift.
+    """
+
+    train: Tensor
+    test: Tensor
+    first: tuple[tuple[int, int], ...]
+    scale: tuple[Tensor, ...]
+    shift: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, datasets: Sequence[Dataset], device: torch.device) -> Images:
+        """Put the images of `datasets`, which are of one shape, on `device`."""
+
+        lengths = [(len(data.x_train), len(data.x_test)) for data in datasets]
+        first = np.cumsum([(0, 0), *lengths[:-1]], 0).tolist()
+        scales, shifts = [], []
+        for data in datasets:
+            mean, std = (torch.tensor(values, device=device).reshape(-1, 1, 1) for values in (data.mean, data.std))
+            scales.append(1 / (255 * std))
+            shifts.append(mean / std)
+        train, test = (
+            _put(parts[0] if len(parts) == 1 else np.concatenate(parts), device)
+            for parts in ([data.x_train for data in datasets], [data.x_test for data in datasets])
+        )
+        return cls(train, test, tuple(map(tuple, first)), tuple(scales), tuple(shifts))
+
+    @property
+    def device(self) -> torch.device:
+        return self.train.device
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +64,7 @@ class Split:
     """One task's training, validation or test images.
 
     Attributes:
-        images: (N, C, H, W) uint8, the whole data set, shared by all splits of it.
+        images: (N, C, H, W) uint8, shared by all tasks.
         index: (n,) which of them belong to the split.
         labels: (n,) in 0 .. classes of the task - 1.
         scale, shift: (C, 1, 1): a normalised pixel is byte * scale - shift.
@@ -52,27 +98,28 @@ class TaskData:
     test: Split
 
     @classmethod
-    def of(cls, sequence: TaskSequence, device: torch.device) -> list[TaskData]:
-        """Put all data sets of `sequence` on `device`, once, and return its tasks in order."""
+    def of(cls, sequence: TaskSequence, images: Images) -> list[TaskData]:
+        """Return the tasks of `sequence` in order, over `images`, which are those of its data sets."""
 
-        def put(array: np.ndarray) -> Tensor:
-            # a memory-mapped cache is read-only, which torch has no notion of
-            return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
-
-        held = []
-        for data in sequence.datasets:
-            mean, std = (torch.tensor(values, device=device).reshape(-1, 1, 1) for values in (data.mean, data.std))
-            held.append((put(data.x_train), put(data.x_test), 1 / (255 * std), mean / std))
+        device = images.device
         tasks = []
         for task in sequence.tasks:
-            data, (x_train, x_test, scale, shift) = sequence.datasets[task.dataset], held[task.dataset]
-            pixels = put(task.pixels) if task.pixels is not None else None
+            data, (first_train, first_test) = sequence.datasets[task.dataset], images.first[task.dataset]
+            scale, shift = images.scale[task.dataset], images.shift[task.dataset]
+            order = _put(task.pixels, device) if task.pixels is not None else None
             splits = (
-                Split(images, put(index), put(task.labels_of(y[index])), scale, shift, pixels)
-                for images, y, index in (
-                    (x_train, data.y_train, task.train),
-                    (x_train, data.y_train, task.valid),
-                    (x_test, data.y_test, task.test),
+                Split(
+                    held,
+                    _put(first + index if first else index, device),
+                    _put(task.labels_of(y[index]), device),
+                    scale,
+                    shift,
+                    order,
+                )
+                for held, first, y, index in (
+                    (images.train, first_train, data.y_train, task.train),
+                    (images.train, first_train, data.y_train, task.valid),
+                    (images.test, first_test, data.y_test, task.test),
                 )
             )
             tasks.append(cls(*splits))

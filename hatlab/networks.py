@@ -16,19 +16,7 @@ from torch import Tensor, nn
 from hatlab.attention import gate
 from hatlab.protection import links, movable
 
-__all__ = ["HATCNN", "HATMLP", "HATNetwork", "draw_dropout"]
-
-
-def draw_dropout(shape: Sequence[int], p: float, generator: torch.Generator) -> Tensor:
-    """Return dropout's factors on the generator's device: 0 with probability `p`, else 1 / (1 - p).
-
-    Sixteen random bits decide each value (p is met to 1/65536): several times faster than bernoulli_ on a CPU.
-    """
-    count = math.prod(shape)
-    bits = torch.empty(-(-count // 4), dtype=torch.int64, device=generator.device)
-    bits.random_(-(2**63), None, generator=generator)
-    keep = bits.view(torch.int16)[:count] >= min(round(p * 65536), 65535) - 32768  # a bound that 16 bits can hold
-    return keep.to(torch.float32).mul_(1 / (1 - p)).reshape(*shape)
+__all__ = ["HATCNN", "HATMLP", "HATNetwork"]
 
 
 class HATNetwork(nn.Module):
@@ -51,6 +39,8 @@ class HATNetwork(nn.Module):
 
     Attributes:
         links: how the trunk's layers are joined, see `protection.links`.
+        dropout, dropout_shapes: probability of each dropout, the input's first, and the shape, without the batch, of
+            what it acts on.
         units: layer name -> number of gated units, in order.
         gates: (tasks, all units) embeddings e, layer after layer.
     """
@@ -112,7 +102,8 @@ class HATNetwork(nn.Module):
             x: (batch, C, H, W), normalised.
             task: which head.
             mask: (all units,), e.g. `self.mask(task, s_max)`.
-            keep: dropout's factors, from `self.draw_dropout`; None: torch's own dropout, in training mode only.
+            keep: dropout's factors, one (batch, ...) or None for each of `dropout`; None: torch's own dropout, in
+                training mode only.
 
         Returns:
             (batch, classes of the task).
@@ -136,13 +127,6 @@ class HATNetwork(nn.Module):
                 h = F.max_pool2d(drop(F.relu(layer(h)), p), 2) * masks[name].reshape(-1, 1, 1)
         logits: Tensor = self.heads[task](h)
         return logits
-
-    def draw_dropout(self, batch: int, generator: torch.Generator) -> list[Tensor | None]:
-        """Draw dropout's factors for one step over `batch` images; None where the probability is 0."""
-        return [
-            draw_dropout((batch, *shape), p, generator) if p else None
-            for shape, p in zip(self.dropout_shapes, self.dropout, strict=True)
-        ]
 
     @torch.no_grad()
     def _dropout_shapes(self) -> list[tuple[int, ...]]:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
 
-__all__ = ["Pace", "format_seconds"]
+__all__ = ["EPOCH_INTERVAL", "Pace", "RunPace", "format_seconds"]
+
+# An epoch can last 20 ms; nobody reads faster than this many seconds.
+EPOCH_INTERVAL: Final = 0.1
 
 
 def format_seconds(seconds: float) -> str:
@@ -20,60 +25,120 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-class Pace:
-    """Where a sweep stands and how long the rest will take.
+@dataclass
+class RunPace:
+    """Where one run stands; times are those of the clock of its `Pace`."""
 
-    Early stopping makes the length of a task unpredictable, so the tasks finished here are the measure of those to
+    number: int  # from 1, in the order in which runs started
+    label: str
+    n_tasks: int
+    max_epochs: int
+    tasks_done: int
+    started: float
+    task_started: float
+    heard: float  # its last epoch or task
+    ended: float | None = None
+    epochs: int = 0  # of the present task
+    before: int | None = None  # those of them that an earlier process did; not known until an epoch is heard of
+    finished: int = 0  # epochs of finished tasks that this process did
+    loaded: bool = False
+
+    @property
+    def here(self) -> int:
+        """The epochs that this process did."""
+        return self.finished + self.epochs - (self.before or 0)
+
+
+class Pace:
+    """Where the runs of a sweep stand and how long the rest will take.
+
+    Early stopping makes the length of a task unpredictable, so the tasks finished so far are the measure of those to
     come. Until one is finished there is only an upper bound: every epoch the config allows.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, n_runs: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.started = clock()
-        self.n_runs, self.run, self.loaded = 1, 0, 0
-        self.label, self.n_tasks, self.max_epochs, self.tasks_done = "", 0, 0, 0
-        self.durations: list[float] = []
-        self.first_epoch: tuple[int, float] | None = None  # of the present task, and when it was done
-        self.epoch = 0
-        self.whole = False  # whether the present task was seen from its first epoch, not resumed
-        self.run_started = self.task_started = self.started
+        self.runs: dict[str, RunPace] = {}
+        self._announced = n_runs
+        self._lengths = (0, 0)  # finished tasks, and their epochs
 
-    def start_sweep(self, n_runs: int) -> None:
-        self.n_runs, self.run, self.loaded, self.started = n_runs, 0, 0, self.clock()
+    @property
+    def n_runs(self) -> int:
+        return max(self._announced, len(self.runs))
 
-    def start_run(self, label: str, n_tasks: int, max_epochs: int, tasks_done: int) -> None:
-        self.run += 1
-        self.n_runs = max(self.n_runs, self.run)
-        self.label, self.n_tasks, self.max_epochs, self.tasks_done = label, n_tasks, max_epochs, tasks_done
-        self.run_started = self.task_started = self.clock()
-        self.first_epoch, self.whole = None, False
+    @property
+    def runs_done(self) -> int:
+        return sum(run.ended is not None for run in self.runs.values())
 
-    def end_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-        if self.first_epoch is None:
-            self.first_epoch = epoch, self.clock()
-            self.whole |= epoch == 0
+    @property
+    def tasks_done(self) -> int:
+        return sum(run.tasks_done for run in self.runs.values())
 
-    def end_task(self, task: int) -> float:
-        """Return how many seconds the task took."""
-        seconds = self.clock() - self.task_started
-        if self.whole:
-            self.durations.append(seconds)
-        self.tasks_done, self.first_epoch, self.whole = task + 1, None, True
-        self.task_started = self.clock()
-        return seconds
+    @property
+    def n_tasks(self) -> int:
+        """The tasks of all runs; one that has not started is taken to have as many as those that have."""
+        known = [run.n_tasks for run in self.runs.values()]
+        return sum(known) + round(self._waiting(known))
+
+    def run(self, run_id: str) -> RunPace:
+        """The run of that id; one that was never announced has no tasks and is called by its id."""
+        return self.runs.get(run_id) or self.start_run(run_id, run_id, 0, 0, 0)
+
+    def start_run(self, run_id: str, label: str, n_tasks: int, max_epochs: int, tasks_done: int) -> RunPace:
+        now = self.clock()
+        number = self.runs[run_id].number if run_id in self.runs else len(self.runs) + 1
+        self.runs[run_id] = RunPace(number, label, n_tasks, max_epochs, tasks_done, now, now, now)
+        return self.runs[run_id]
+
+    def end_epoch(self, run_id: str, epoch: int) -> RunPace:
+        run = self.run(run_id)
+        run.epochs, run.heard = epoch + 1, self.clock()
+        run.before = epoch if run.before is None else min(epoch, run.before)
+        return run
+
+    def end_task(self, run_id: str, task: int, epochs: int) -> tuple[RunPace, float]:
+        """Return the run, and how many seconds the task took."""
+        run, now = self.run(run_id), self.clock()
+        seconds = now - run.task_started
+        run.finished += epochs - (epochs if run.before is None else run.before)
+        run.tasks_done, run.epochs, run.before = task + 1, 0, 0
+        run.task_started = run.heard = now
+        self._lengths = self._lengths[0] + 1, self._lengths[1] + epochs
+        return run, seconds
+
+    def end_run(self, run_id: str, loaded: bool) -> tuple[RunPace, float]:
+        """Return the run, and how many seconds it took."""
+        run = self.run(run_id)
+        run.tasks_done, run.loaded, run.ended = run.n_tasks, loaded, self.clock()
+        return run, run.ended - run.started
 
     def left(self) -> str:
         """Return "about 20 s left", "at most 3 min 00 s left", or "" where nothing can be said."""
-        tasks = self.n_tasks - self.tasks_done + (self.n_runs - self.run) * self.n_tasks
-        if tasks <= 0:
+        now, runs = self.clock(), [run for run in self.runs.values() if not run.loaded]
+        done = sum(run.here for run in runs)
+        left = self._waiting([self._length(run) * run.n_tasks for run in runs])
+        for run in runs:
+            left += self._length(run) * (run.n_tasks - run.tasks_done) - min(run.epochs, self._length(run))
+        if done == 0 or left <= 0:
             return ""
-        now = self.clock()
-        if self.durations:
-            mean = sum(self.durations) / len(self.durations)
-            seconds = max(mean - (now - self.task_started), 0) + (tasks - 1) * mean
-            return f"about {format_seconds(seconds)} left"
-        if self.first_epoch and self.epoch > self.first_epoch[0]:
-            per_epoch = (now - self.first_epoch[1]) / (self.epoch - self.first_epoch[0])
-            return f"at most {format_seconds(per_epoch * (tasks * self.max_epochs - self.epoch - 1))} left"
-        return ""
+        # The epochs of a group end in one instant, one after the other, and files leave most of them out. Therefore
+        # the seconds that a run takes for an epoch are counted to when it was last heard of, and then shared among as
+        # many runs as were at work side by side, on average. One not heard of for long waits for memory or its turn.
+        per_epoch = sum(run.heard - run.started for run in runs if run.here) / done
+        patience = 3 * per_epoch + EPOCH_INTERVAL * len(runs)
+        seen = [run for run in runs if run.here or now - run.started < patience]
+        at_work = sum((run.ended or min(now, run.heard + patience)) - run.started for run in seen)
+        side_by_side = at_work / (now - min(run.started for run in seen)) if at_work else 1.0
+        bound = "about" if self._lengths[0] else "at most"
+        return f"{bound} {format_seconds(per_epoch * left / side_by_side)} left"
+
+    def _length(self, run: RunPace) -> float:
+        """The epochs expected of one task."""
+        n, epochs = self._lengths
+        return min(epochs / n, run.max_epochs) if n else run.max_epochs
+
+    def _waiting(self, amounts: Sequence[float]) -> float:
+        """What the runs that have not started will add to the `amounts` of those that have, 0 being no measure."""
+        known = [amount for amount in amounts if amount]
+        return (self.n_runs - len(self.runs)) * sum(known) / len(known) if known else 0.0

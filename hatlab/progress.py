@@ -11,6 +11,7 @@ import contextlib
 import functools
 import io
 import json
+import math
 import os
 import sys
 import time
@@ -18,32 +19,36 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TextIO, cast
 
-from hatlab.pace import Pace, format_seconds
+from hatlab.pace import EPOCH_INTERVAL, Pace, RunPace, format_seconds
 
 __all__ = ["ConsoleProgress", "FileProgress", "Progress", "default_progress", "follow"]
 
 PROGRESS_FILE: Final = "HATLAB_PROGRESS_FILE"
-# An epoch can last 20 ms; nobody reads faster than this many seconds.
-EPOCH_INTERVAL: Final = 0.1
 
 
 class Progress:
-    """What training reports, in this order; this base class ignores it all. Usable in a `with` statement."""
+    """What training reports; this base class ignores it all. Usable in a `with` statement.
+
+    Runs train side by side: the epochs and tasks of several alternate, and one may be done long before the others.
+    """
 
     def sweep_started(self, n_runs: int) -> None:
-        """`n_runs` runs follow. Not called for a run on its own."""
+        """`n_runs` runs follow. One on its own need not be announced."""
 
     def run_started(self, run_id: str, label: str, n_tasks: int, max_epochs: int, tasks_done: int) -> None:
         """A run begins, or goes on after `tasks_done` of its `n_tasks` tasks; `label` is for people."""
 
-    def epoch_done(self, task: int, epoch: int, valid_accuracy: float, usage: float) -> None:
+    def epoch_done(self, run_id: str, task: int, epoch: int, valid_accuracy: float, usage: float) -> None:
         """Epoch `epoch` of task `task` (both from 0) is done; accuracy and capacity usage in [0, 1]."""
 
-    def task_done(self, task: int, epochs: int, accuracy: float, usage: float) -> None:
+    def task_done(self, run_id: str, task: int, epochs: int, accuracy: float, usage: float) -> None:
         """Task `task` took `epochs` epochs; test accuracy and capacity usage in [0, 1]."""
 
-    def run_done(self, loaded: bool) -> None:
+    def run_done(self, run_id: str, loaded: bool) -> None:
         """The run is complete; `loaded`: it was finished before and has only been read."""
+
+    def note(self, text: str) -> None:
+        """A line for people: that a group was halved because memory ran out."""
 
     def close(self) -> None:
         """Nothing follows, or an error ended the runs. May be called more than once."""
@@ -55,7 +60,7 @@ class Progress:
         self.close()
 
 
-EVENTS: Final = ("sweep_started", "run_started", "epoch_done", "task_done", "run_done")
+EVENTS: Final = ("sweep_started", "run_started", "epoch_done", "task_done", "run_done", "note")
 
 
 class _Harmless(io.TextIOBase):
@@ -89,6 +94,7 @@ class ConsoleProgress(Progress):
     def __init__(self, stream: TextIO | None = None, live: bool | None = None) -> None:
         self.stream = _Harmless(sys.stderr if stream is None else stream)
         self._pace = Pace()
+        self._told = -math.inf  # when a line last told the time left
         if live is None:
             live = self.stream.isatty() and os.environ.get("TERM") != "dumb"
         self._bars = _Bars(self.stream) if live else None
@@ -100,53 +106,69 @@ class ConsoleProgress(Progress):
         else:
             self.stream.write(f"{text}\n")
 
-    def _run(self) -> str:
-        number = f"run {self._pace.run}/{self._pace.n_runs}  " if self._pace.n_runs > 1 else ""
-        return number + self._pace.label
+    def _name(self, run: RunPace) -> str:
+        return f"run {run.number}/{self._pace.n_runs}  {run.label}" if self._pace.n_runs > 1 else run.label
+
+    def _left(self) -> str:
+        """The time left, once where many tasks end in one instant."""
+        now = time.monotonic()
+        if now - self._told < EPOCH_INTERVAL:
+            return ""
+        self._told = now
+        return self._pace.left()
 
     def sweep_started(self, n_runs: int) -> None:
-        self._pace.start_sweep(n_runs)
+        self._pace = Pace(n_runs)
 
     def run_started(self, run_id: str, label: str, n_tasks: int, max_epochs: int, tasks_done: int) -> None:
-        self._pace.start_run(label, n_tasks, max_epochs, tasks_done)
+        run = self._pace.start_run(run_id, label, n_tasks, max_epochs, tasks_done)
         if 0 < tasks_done < n_tasks:
-            self._line(self._run(), f"resumed after task {tasks_done}/{n_tasks}")
+            self._line(self._name(run), f"resumed after task {tasks_done}/{n_tasks}")
         if self._bars:
-            self._bars.show(self._pace)
+            self._bars.show(self._pace, run)
 
-    def epoch_done(self, task: int, epoch: int, valid_accuracy: float, usage: float) -> None:
-        self._pace.end_epoch(epoch)
-        if self._bars:
-            self._bars.epoch(self._pace, epoch, valid_accuracy, usage)
+    def epoch_done(self, run_id: str, task: int, epoch: int, valid_accuracy: float, usage: float) -> None:
+        run = self._pace.end_epoch(run_id, epoch)
+        if self._bars and self._bars.due():
+            info = f"valid. accuracy {valid_accuracy:.1%}  capacity usage {usage:.1%}"
+            self._bars.show(self._pace, run, info)
 
-    def task_done(self, task: int, epochs: int, accuracy: float, usage: float) -> None:
-        seconds = self._pace.end_task(task)
+    def task_done(self, run_id: str, task: int, epochs: int, accuracy: float, usage: float) -> None:
+        run, seconds = self._pace.end_task(run_id, task, epochs)
         if self._bars:
-            self._bars.show(self._pace)
+            self._bars.show(self._pace, run)
             return
         self._line(
-            self._run(),
-            f"task {task + 1}/{self._pace.n_tasks}",
+            self._name(run),
+            f"task {task + 1}/{run.n_tasks}",
             f"{epochs} epochs",
             f"test accuracy {accuracy:.1%}",
             f"capacity usage {usage:.1%}",
-            format_seconds(seconds),
-            self._pace.left(),
+            # beside others, a task's time says little
+            format_seconds(seconds) if self._pace.n_runs == 1 else "",
+            self._left(),
         )
 
-    def run_done(self, loaded: bool) -> None:
+    def run_done(self, run_id: str, loaded: bool) -> None:
         pace = self._pace
-        pace.loaded += loaded
-        seconds = pace.clock() - pace.run_started
+        run, seconds = pace.end_run(run_id, loaded)
         if loaded:
-            self._line(self._run(), "finished before, loaded")
+            self._line(self._name(run), "finished before, loaded")
         elif self._bars:
-            self._line(self._run(), f"done in {format_seconds(seconds)}")
-        if pace.run == pace.n_runs:
+            self._line(self._name(run), f"done in {format_seconds(seconds)}")
+        if self._bars:
+            self._bars.show(pace, run)
+        if pace.runs_done == pace.n_runs:
             if pace.n_runs > 1:
-                loaded_runs = f" ({pace.loaded} loaded)" if pace.loaded else ""
-                self._line(f"{pace.n_runs} runs done in {format_seconds(pace.clock() - pace.started)}{loaded_runs}")
+                n_loaded = sum(run.loaded for run in pace.runs.values())
+                seconds = pace.clock() - pace.started
+                self._line(
+                    f"{pace.n_runs} runs done in {format_seconds(seconds)}" + f" ({n_loaded} loaded)" * (n_loaded > 0)
+                )
             self.close()
+
+    def note(self, text: str) -> None:
+        self._line(text)
 
     def close(self) -> None:
         self._pace = Pace()
@@ -155,7 +177,7 @@ class ConsoleProgress(Progress):
 
 
 class _Bars:
-    """Three rich bars: runs, tasks of the run, epochs of the task. Drawn by rich's own thread."""
+    """Three rich bars: runs, tasks of all runs, epochs of the run heard of last. Drawn by rich's own thread."""
 
     def __init__(self, stream: _Harmless) -> None:
         from rich.console import Console
@@ -172,31 +194,29 @@ class _Bars:
             transient=True,
         )
         self._rows = {name: self._rich.add_task(name, total=None, info="") for name in ("runs", "tasks", "epochs")}
-        self._drawn = 0.0
+        self._drawn = -math.inf
         atexit.register(self.stop)  # an error that nobody caught must not leave the terminal without a cursor
 
     def line(self, text: str) -> None:
         self._rich.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def show(self, pace: Pace) -> None:
-        update, rows = self._rich.update, self._rows
-        update(rows["runs"], completed=pace.run - 1, total=pace.n_runs, info=pace.left(), visible=pace.n_runs > 1)
-        tasks_info = pace.label if pace.n_runs > 1 else f"{pace.label}  {pace.left()}"
-        update(rows["tasks"], completed=pace.tasks_done, total=pace.n_tasks, info=tasks_info)
-        update(rows["epochs"], completed=0, total=pace.max_epochs, info="")
-        self._rich.start()
-
-    def epoch(self, pace: Pace, epoch: int, valid_accuracy: float, usage: float) -> None:
+    def due(self) -> bool:
+        """Whether an epoch is worth drawing: a moment has passed since the last."""
         now = time.monotonic()
         if now - self._drawn < EPOCH_INTERVAL:
-            return
+            return False
         self._drawn = now
-        info = f"valid. accuracy {valid_accuracy:.1%}  capacity usage {usage:.1%}"
-        self._rich.update(self._rows["epochs"], completed=epoch + 1, info=info)
-        if pace.n_runs > 1:
-            self._rich.update(self._rows["runs"], info=pace.left())
-        else:
-            self._rich.update(self._rows["tasks"], info=f"{pace.label}  {pace.left()}")
+        return True
+
+    def show(self, pace: Pace, run: RunPace, info: str = "") -> None:
+        update, rows, many = self._rich.update, self._rows, pace.n_runs > 1
+        place = f"task {min(run.tasks_done + 1, run.n_tasks)}/{run.n_tasks}" if many else pace.left()
+        update(
+            rows["runs"], completed=pace.runs_done, total=pace.n_runs, info=pace.left() if many else "", visible=many
+        )
+        update(rows["tasks"], completed=pace.tasks_done, total=pace.n_tasks, info=f"{run.label}  {place}")
+        update(rows["epochs"], completed=run.epochs, total=run.max_epochs, info=info)
+        self._rich.start()
 
     def stop(self) -> None:
         if self._rich.live.is_started:
@@ -204,39 +224,48 @@ class _Bars:
 
 
 class FileProgress(Progress):
-    """Append every event to a file, one JSON object a line: {"event": "task_done", "task": 0, ...}.
+    """Append every event to a file, one JSON object a line: {"event": "task_done", "run_id": "3f…", "task": 0, ...}.
 
-    Epochs are thinned to one in `EPOCH_INTERVAL` seconds.
+    Epochs are thinned: of all runs together, twice in `EPOCH_INTERVAL` seconds at most, in the long run.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._written = 0.0
+        self._written: dict[str, float] = {}  # when an epoch of each run under way was last written
+        self._latest = -math.inf
 
     def _write(self, event: str, **values: object) -> None:
         with contextlib.suppress(OSError), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"event": event, **values}, default=float) + "\n")
 
     def sweep_started(self, n_runs: int) -> None:
+        self._written.clear()
         self._write("sweep_started", n_runs=n_runs)
 
     def run_started(self, run_id: str, label: str, n_tasks: int, max_epochs: int, tasks_done: int) -> None:
-        self._written = 0.0  # the first epoch tells whether a task is resumed
+        self._written[run_id] = -math.inf  # its first epoch tells whether a task is resumed
         self._write(
             "run_started", run_id=run_id, label=label, n_tasks=n_tasks, max_epochs=max_epochs, tasks_done=tasks_done
         )
 
-    def epoch_done(self, task: int, epoch: int, valid_accuracy: float, usage: float) -> None:
+    def epoch_done(self, run_id: str, task: int, epoch: int, valid_accuracy: float, usage: float) -> None:
         now = time.monotonic()
-        if now - self._written >= EPOCH_INTERVAL:
-            self._written = now
-            self._write("epoch_done", task=task, epoch=epoch, valid_accuracy=valid_accuracy, usage=usage)
+        # The epochs of a group end in one instant, always in the same order. The first keeps the display moving; each
+        # of the others is written when it is its turn.
+        turn = now - self._written.get(run_id, -math.inf) >= EPOCH_INTERVAL * len(self._written)
+        if turn or now - self._latest >= EPOCH_INTERVAL:
+            self._written[run_id] = self._latest = now
+            self._write("epoch_done", run_id=run_id, task=task, epoch=epoch, valid_accuracy=valid_accuracy, usage=usage)
 
-    def task_done(self, task: int, epochs: int, accuracy: float, usage: float) -> None:
-        self._write("task_done", task=task, epochs=epochs, accuracy=accuracy, usage=usage)
+    def task_done(self, run_id: str, task: int, epochs: int, accuracy: float, usage: float) -> None:
+        self._write("task_done", run_id=run_id, task=task, epochs=epochs, accuracy=accuracy, usage=usage)
 
-    def run_done(self, loaded: bool) -> None:
-        self._write("run_done", loaded=bool(loaded))
+    def run_done(self, run_id: str, loaded: bool) -> None:
+        self._written.pop(run_id, None)
+        self._write("run_done", run_id=run_id, loaded=bool(loaded))
+
+    def note(self, text: str) -> None:
+        self._write("note", text=text)
 
 
 def follow(path: Path | str, progress: Progress, until: Callable[[], bool], interval: float = EPOCH_INTERVAL) -> None:
@@ -262,8 +291,12 @@ def _replay(path: Path, progress: Progress, position: int) -> int:
     except OSError:
         return position
     for line in complete.splitlines():
-        values = json.loads(line)
-        getattr(progress, values.pop("event"))(**values)
+        try:
+            values = json.loads(line)
+        except ValueError:  # a disk that was full for a while leaves half a line
+            continue
+        if (event := values.pop("event")) in EVENTS:
+            getattr(progress, event)(**values)
     return position + len(complete) + len(newline)
 
 

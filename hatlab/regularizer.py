@@ -28,9 +28,16 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MODES", "HATMaskSparsityReg", "mask_sparsity"]
+__all__ = ["MODES", "HATMaskSparsityReg", "affine", "mask_sparsity"]
 
-MODES = ("original", "cross", "reuse")
+# mode -> what R1 and R2 count in R
+MODES = {"original": (1.0, 0.0), "cross": (0.5, 0.5), "reuse": (0.0, 1.0)}
+
+
+def _known(mode: str) -> tuple[float, float]:
+    if mode not in MODES:
+        raise ValueError(f"mode = {mode!r}: allowed are {', '.join(MODES)}")
+    return MODES[mode]
 
 
 def _share(part: Tensor, whole: Tensor, min_units: float) -> tuple[Tensor, Tensor]:
@@ -51,6 +58,7 @@ def mask_sparsity(masks: Iterable[Tensor], previous: Iterable[Tensor], mode: str
     Raises:
         ValueError: the mode is unknown.
     """
+    of_r1, of_r2 = _known(mode)
     # summed layer by layer, as the authors do: another order would round otherwise
     sums = [
         torch.stack(((m * (1 - p)).sum(), (1 - p).sum(), (m * p).sum(), p.sum()))
@@ -62,13 +70,35 @@ def mask_sparsity(masks: Iterable[Tensor], previous: Iterable[Tensor], mode: str
     zero = torch.zeros_like(taken)
     r1 = torch.where(taken_counts, taken, zero)
     r2 = torch.where(reused_counts, 1 - reused, zero)
-    if mode == "original":
-        return r1
-    if mode == "cross":
-        return (r1 + r2) / 2
-    if mode == "reuse":
-        return r2
-    raise ValueError(f"mode = {mode!r}: allowed are {', '.join(MODES)}")
+    return of_r1 * r1 + of_r2 * r2
+
+
+def affine(previous: Tensor, mode: str, factor: float = 1, min_units: float = 10) -> tuple[Tensor, Tensor]:
+    """Return (coefficient, offset) with factor R = offset + sum of coefficient times mask.
+
+    R is affine in the mask of the current task: the coefficients, which are its gradient, are known before the task
+    starts. They are rounded in the order of autograd's gradient of `mask_sparsity`: factor, over the count, times the
+    unit.
+
+    Args:
+        previous: (all units,) cumulative mask of the tasks before.
+        mode, min_units: as for `mask_sparsity`.
+        factor: what R is multiplied by.
+
+    Returns:
+        (all units,) and a tensor without axes.
+
+    Raises:
+        ValueError: the mode is unknown.
+    """
+    of_r1, of_r2 = _known(mode)
+    zero = torch.zeros_like(previous)
+    parts = []
+    for share, chosen in ((of_r1, 1 - previous), (of_r2, previous)):
+        per_unit, counts = _share(torch.full_like(chosen.sum(), factor * share), chosen.sum(), min_units)
+        parts.append(torch.where(counts, per_unit * chosen, zero))
+    free, used = parts
+    return free - used, factor * of_r2 * (previous.sum() > min_units).to(previous.dtype)
 
 
 class HATMaskSparsityReg(nn.Module):
@@ -87,8 +117,7 @@ class HATMaskSparsityReg(nn.Module):
         super().__init__()
         if not (isinstance(factor, int | float) and not isinstance(factor, bool) and 0 <= factor < math.inf):
             raise ValueError(f"factor = {factor!r}: allowed is a finite number of at least 0")
-        if mode not in MODES:
-            raise ValueError(f"mode = {mode!r}: allowed are {', '.join(MODES)}")
+        _known(mode)
         if not min_units >= 0:
             raise ValueError(f"min_units = {min_units!r}: allowed is a number of at least 0")
         self.factor, self.mode, self.min_units = factor, mode, min_units

@@ -1,94 +1,187 @@
-"""One step of HAT as a pure function of (parameters, batch, hyper-parameters).
+"""One step of HAT for R runs side by side: everything has a leading replica axis, and one run is R = 1.
 
-It draws nothing, keeps nothing and never looks at a value, so it can be mapped over runs. The order is that of the
-authors' code: forward, loss, backward, gradient masks, compensation, clipping, SGD, clamp.
+The step never looks at a value and draws nothing, so it can be captured once and replayed. Its order is that of the
+authors' code: forward, loss, backward, gradient masks, compensation, clipping, SGD, clamp. `forward` computes what
+`HATNetwork.forward` computes, R times at once; a test holds the two equal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.func import functional_call, grad
+from torch import Tensor, nn
 
 from hatlab.attention import compensated_gradient, gate
 from hatlab.networks import HATNetwork
-from hatlab.regularizer import mask_sparsity
 
-__all__ = ["Batch", "Hyper", "State", "step"]
+__all__ = ["Batch", "Hyper", "Past", "State", "forward", "step"]
 
 
 class State(NamedTuple):
-    """What a step changes: trunk and head by their name in the network, and the task's embedding (all units,)."""
+    """What a step changes.
+
+    Attributes:
+        parameters: the trunk's by their name in the network, "head.weight" and "head.bias": (R, ...).
+        e: (R, all units), the embedding of the task that each run is at.
+    """
 
     parameters: dict[str, Tensor]
     e: Tensor
 
 
 class Batch(NamedTuple):
-    """What a step is given: images (n, C, H, W), labels (n,), dropout's factors, and the gate's slope."""
+    """What a step is given.
+
+    Attributes:
+        x, y: images (R, n, C, H, W) and labels (R, n).
+        weight: (R, n), what each image counts: 1 / (images of the run's batch), 0 for a row that is only padding.
+            A run whose first row counts nothing is left as it is.
+        keep: dropout's factors (R, n, ...), or None where there are none.
+        s: (R, 1) float64, the gate's slope.
+    """
 
     x: Tensor
     y: Tensor
+    weight: Tensor
     keep: Sequence[Tensor | None]
-    s: float | Tensor
+    s: Tensor
 
 
 class Hyper(NamedTuple):
-    """What stays the same during a task, under its name in `RunConfig`, except for the learning rate's drops."""
+    """Parameters of the runs under their names in `RunConfig`: (R,), `s_max` as float64, and one for all from
+    `embedding_clamp` on.
+    """
 
-    learning_rate: float | Tensor
-    c: float | Tensor
-    s_max: float | Tensor
-    grad_clip: float
+    learning_rate: Tensor
+    s_max: Tensor
+    grad_clip: Tensor
     embedding_clamp: float
     cosh_clamp: float
-    min_units: float
-    mode: str
     compensation: str
 
 
-def step(
-    network: HATNetwork,
-    task: int,
-    state: State,
-    batch: Batch,
-    hyper: Hyper,
-    previous: Tensor,
-    factors: Mapping[str, Tensor],
-) -> tuple[State, Tensor]:
-    """Take one step of SGD on CE + c R, in the order of the authors' code, and return the new state.
+class Past(NamedTuple):
+    """What the tasks before the present one mean for it; constant during a task.
+
+    Attributes:
+        coefficient, offset: (R, all units) and (R,): the regularizer is offset + sum of coefficient times mask, see
+            `regularizer.affine`.
+        pull: (R, all units), the gradient of c times the regularizer by the mask.
+        movable: parameter name -> (R, ...), what its gradient is multiplied by; no entries if all runs are in their
+            first task.
+    """
+
+    coefficient: Tensor
+    offset: Tensor
+    pull: Tensor
+    movable: Mapping[str, Tensor]
+
+
+def _times(h: Tensor, factor: Tensor | None) -> Tensor:
+    return h if factor is None else h * factor
+
+
+def _one_by_one(h: Tensor, weight: Tensor, bias: Tensor | None, layer: nn.Conv2d) -> Tensor:
+    """(R, n, in, H, W) -> (R, n, out, H', W'), each run with its own filters."""
+    maps = [
+        F.conv2d(h[i], weight[i], None if bias is None else bias[i], layer.stride, layer.padding, layer.dilation)
+        for i in range(len(h))
+    ]
+    return maps[0][None] if len(maps) == 1 else torch.stack(maps)
+
+
+def _in_groups(h: Tensor, weight: Tensor, bias: Tensor | None, layer: nn.Conv2d) -> Tensor:
+    """The same as one convolution in R groups: many small kernels are what a GPU is slow with."""
+    runs, n = h.shape[:2]
+    joined, flat = h.transpose(0, 1).flatten(1, 2), None if bias is None else bias.flatten()
+    maps = F.conv2d(joined, weight.flatten(0, 1), flat, layer.stride, layer.padding, layer.dilation, runs)
+    return maps.reshape(n, runs, -1, *maps.shape[2:]).transpose(0, 1)
+
+
+class _Linear(torch.autograd.Function):
+    """(R, n, in) -> (R, n, out), each run with its own weights: the products that nn.Linear makes, batched.
+
+    Autograd would give the gradient of a batched weight transposed, and all that follows would go through memory
+    crosswise, in several times the time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias[:, None], x, weight.mT)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        x, weight = ctx.saved_tensors
+        of_x = torch.bmm(gradient, weight) if ctx.needs_input_grad[0] else None
+        of_bias = gradient.sum(1) if ctx.needs_input_grad[2] else None
+        return of_x, torch.bmm(gradient.mT, x), of_bias
+
+
+_linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] = _Linear.apply
+
+
+def forward(
+    network: HATNetwork, parameters: Mapping[str, Tensor], x: Tensor, mask: Tensor, keep: Sequence[Tensor | None]
+) -> Tensor:
+    """Return the logits of R runs, (R, n, classes).
 
     Args:
-        network: gives the layers; its own parameters are not read where `state` has them.
-        task: whose head is trained.
-        previous: (all units,) cumulative mask of the tasks before.
-        factors: parameter name -> what its gradient is multiplied by, from `network.movable`; empty in the first
-            task.
+        network: gives the layers; its own parameters are not read.
+        parameters, x, keep: as in `State` and `Batch`.
+        mask: (R, all units).
+    """
+    masks = network.split(mask)
+    h = _times(x, keep[0])
+    for (name, layer), factor in zip(network.trunk.items(), keep[1:], strict=True):
+        weight, bias = parameters[f"trunk.{name}.weight"], parameters.get(f"trunk.{name}.bias")
+        if isinstance(layer, nn.Linear):
+            h = _times(F.relu(_linear(h.flatten(2), weight, bias)), factor) * masks[name][:, None]
+        else:
+            assert isinstance(layer, nn.Conv2d)
+            # one convolution keeps a CPU busy, and groups are slow there
+            convolve = _one_by_one if h.device.type == "cpu" or len(h) == 1 else _in_groups
+            h = _times(F.relu(convolve(h, weight, bias, layer)), factor)
+            pooled = F.max_pool2d(h.flatten(0, 1), 2)
+            h = pooled.reshape(*h.shape[:2], *pooled.shape[1:]) * masks[name][:, None, :, None, None]
+    return _linear(h, parameters["head.weight"], parameters["head.bias"])
+
+
+def step(network: HATNetwork, state: State, batch: Batch, hyper: Hyper, past: Past) -> Tensor:
+    """Take one step of SGD on CE + c R in each run, in place in `state`.
 
     Returns:
-        The state after the step, and (2,): cross-entropy and R before it.
+        (R, 2): cross-entropy and R before the step.
     """
-    mask = gate(state.e, batch.s)
-
-    def loss(parameters: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
-        # no weight is shared between layers, and looking for some takes as long as a small layer
-        logits = functional_call(network, parameters, (batch.x, task, mask, batch.keep), tie_weights=False)
-        cross_entropy = F.cross_entropy(logits, batch.y)
-        layers = network.split(mask).values(), network.split(previous).values()
-        r = mask_sparsity(*layers, hyper.mode, hyper.min_units)
-        return cross_entropy + hyper.c * r, torch.stack((cross_entropy, r))
-
-    (gradients, of_mask), losses = grad(loss, argnums=(0, 1), has_aux=True)(state.parameters, mask)
-    gradients = {name: g.mul_(factors[name]) if name in factors else g for name, g in gradients.items()}
-    of_e = compensated_gradient(of_mask, mask, state.e, batch.s, hyper.s_max, hyper.compensation, hyper.cosh_clamp)
-    norm = torch.stack([torch.linalg.vector_norm(g) for g in (*gradients.values(), of_e)]).norm()
-    rate = hyper.learning_rate * torch.clamp(hyper.grad_clip / (norm + 1e-6), max=1)
-    # rounded once, as SGD does: near the edge of a mask one ulp decides over a whole quantum of its gradient
-    e = torch.addcmul(state.e, of_e, rate, value=-1).clamp(-hyper.embedding_clamp, hyper.embedding_clamp)
-    return State(
-        {name: torch.addcmul(p, gradients[name], rate, value=-1) for name, p in state.parameters.items()}, e
-    ), losses
+    with torch.enable_grad():
+        parameters = {name: p.detach().requires_grad_() for name, p in state.parameters.items()}
+        mask = gate(state.e, batch.s).requires_grad_()
+        logits = forward(network, parameters, batch.x, mask, batch.keep)
+        of_each = F.cross_entropy(logits.flatten(0, 1), batch.y.flatten(), reduction="none")
+        cross_entropy = (of_each.reshape(batch.y.shape) * batch.weight).sum(1)
+        # no run's loss depends on another's parameters: the gradient of the sum holds the gradient of each
+        *gradients, of_mask = torch.autograd.grad(cross_entropy.sum(), [*parameters.values(), mask])
+    with torch.no_grad():
+        of_mask += past.pull
+        r = past.offset + (past.coefficient * mask).sum(1)
+        for name, gradient in zip(parameters, gradients, strict=True):
+            if name in past.movable:
+                gradient.mul_(past.movable[name])
+        of_e = compensated_gradient(
+            of_mask, mask, state.e, batch.s, hyper.s_max[:, None], hyper.compensation, hyper.cosh_clamp
+        )
+        norms = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in (*gradients, of_e)]
+        norm = torch.linalg.vector_norm(torch.stack(norms, 1), dim=1)
+        # a gradient of 0 moves nothing, but an idle run has the regularizer's
+        trains = batch.weight[:, 0] > 0
+        rate = hyper.learning_rate * trains * torch.clamp(hyper.grad_clip / (norm + 1e-6), max=1)
+        for name, gradient in zip(parameters, gradients, strict=True):
+            p = state.parameters[name]
+            p.addcmul_(gradient, rate.reshape(-1, *[1] * (p.dim() - 1)), value=-1)
+        # rounded once, as SGD does: near the edge of a mask one ulp decides over a whole quantum of its gradient
+        state.e.addcmul_(of_e, rate[:, None], value=-1).clamp_(-hyper.embedding_clamp, hyper.embedding_clamp)
+    return torch.stack((cross_entropy.detach(), r), 1)

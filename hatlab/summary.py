@@ -1,13 +1,16 @@
-"""The few numbers that people read of runs: per task of one run, and per compressibility over seeds."""
+"""The few numbers that people read of runs: per task of one run, per run of a sweep, and over seeds."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
-from hatlab.metrics import mean_interval
+from hatlab.config import RunConfig
+from hatlab.metrics import average_accuracy, backward_transfer, mean_interval
 from hatlab.runs import Run, Tables
 
-__all__ = ["by_compressibility", "by_task", "describe"]
+__all__ = ["by_compressibility", "by_run", "by_task", "describe", "over_seeds"]
 
 
 def describe(run: Run) -> str:
@@ -58,3 +61,41 @@ def by_compressibility(tables: Tables) -> pd.DataFrame:
             row |= zip((name, f"{name}_low", f"{name}_high"), mean_interval(values.tolist()), strict=True)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def by_run(runs: Sequence[Run], parameters: Sequence[str]) -> pd.DataFrame:
+    """Return one row per run, in the order of `runs`: what it is worth after its last task.
+
+    Columns: the `parameters` named; `run`; `accuracy`: test accuracy in %, averaged over the tasks; `usage`: weights
+    that the cumulative mask uses, in % of the trunk's; `backward_transfer` in percentage points, NaN for a single task.
+    """
+    columns: dict[str, pd.Series] = {}
+    for name in parameters:
+        values = [getattr(run.config, name) for run in runs]
+        columns[name] = pd.Series(values, dtype=object if None in values else None)  # a None is no NaN here
+    last = [run.tasks.iloc[-1] for run in runs]
+    columns["run"] = pd.Series([run.run_id for run in runs])
+    columns["accuracy"] = pd.Series([100 * average_accuracy(run.accuracy) for run in runs])
+    columns["usage"] = pd.Series([100 * task["weights_used"] / task["weights"] for task in last])
+    columns["backward_transfer"] = pd.Series([100 * backward_transfer(run.accuracy) for run in runs])
+    return pd.DataFrame(columns)
+
+
+def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per combination of the parameters other than the seed, with means and 95% t intervals over seeds.
+
+    Columns: those parameters; `seeds`; each of `accuracy`, `usage` and `backward_transfer` with its `_low` and `_high`.
+
+    Args:
+        table: what `by_run` returns, with `seed` among its parameters.
+    """
+    names = [name for name in table if name in RunConfig.model_fields and name != "seed"]
+    alike = [same for _, same in table.groupby(names, sort=False, dropna=False)] if names else [table]
+    rows = []
+    for same in alike:
+        row = {"seeds": len(same)}
+        for name in ("accuracy", "usage", "backward_transfer"):
+            row |= zip((name, f"{name}_low", f"{name}_high"), mean_interval(same[name].tolist()), strict=True)
+        rows.append(row)
+    combinations = table.loc[[same.index[0] for same in alike], names].reset_index(drop=True)
+    return pd.concat([combinations, pd.DataFrame(rows)], axis=1)

@@ -1,13 +1,13 @@
-"""Training HAT on a task sequence: evaluation, and the loop over epochs and tasks.
+"""One run of HAT on a task sequence: evaluation, and what is decided between two epochs.
 
-`Trainer` keeps what lasts from step to step; all of it can be saved between two epochs and taken up again, to the
-same bits on a CPU.
+`Trainer` keeps what lasts from epoch to epoch; all of it can be saved between two epochs and taken up again. The
+epochs themselves are the engine's, which takes those of several runs side by side.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hatlab import protection
-from hatlab.attention import slopes
 from hatlab.capacity import COLUMNS, adahat_capacity, capacity_rows, weights_used
-from hatlab.config import ConfigError, RunConfig
-from hatlab.loading import Split, TaskData
+from hatlab.config import RunConfig
+from hatlab.loading import Images, Split, TaskData
 from hatlab.networks import HATCNN, HATMLP, HATNetwork
+from hatlab.noise import stream
 from hatlab.progress import Progress
 from hatlab.regularizer import mask_sparsity
-from hatlab.step import Batch, Hyper, State, step
 from hatlab.tasks import TaskSequence
 
 __all__ = ["Trainer", "TrainingDiverged", "build_network", "evaluate"]
@@ -71,22 +70,22 @@ def build_network(config: RunConfig, sequence: TaskSequence) -> HATNetwork:
     return network
 
 
-def _generator(seed: int, stream: int, device: torch.device) -> torch.Generator:
-    """Independent random numbers for each purpose, from the run's seed alone."""
-    word = np.random.SeedSequence((seed, stream)).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(word >> np.uint64(1)))
-
-
 class Trainer:
-    """Trains one run, task after task.
+    """One run: its network, and its books.
 
     Args:
         config: the run.
         sequence: its tasks, from `make_sequence(config)`.
-        device: where it is trained.
+        images: the images of the sequence's data sets, on the device where the run is trained.
 
     Attributes:
+        network: the weights as they are now; the engine trains them in place.
+        cumulative: (all units,) mask of the tasks done.
         task: position of the task in training; the number of tasks when all are done.
+        within: of the task in training, what its next epoch starts from; None before its first.
+        movable: of the task in training: parameter name -> what its gradient is multiplied by; empty in the first.
+        order: generator of the order in which an epoch goes through the images.
+        noise: start of the run's stream of dropout's random numbers; `steps`: how many steps have drawn from it.
         rows: table name -> rows, without the run's column (see `TABLES`).
     """
 
@@ -99,157 +98,125 @@ class Trainer:
         "tasks": ("task", "name", "epochs", "best_epoch", "weights", "weights_used", "protected_values"),
     }  # fmt: skip
 
-    def __init__(self, config: RunConfig, sequence: TaskSequence, device: torch.device) -> None:
-        self.config, self.sequence, self.device = config, sequence, device
-        self.network = build_network(config, sequence).to(device)
+    def __init__(self, config: RunConfig, sequence: TaskSequence, images: Images) -> None:
+        self.config, self.sequence, self.device = config, sequence, images.device
+        self.network = build_network(config, sequence).to(self.device)
         with torch.no_grad():  # the authors clamp the embeddings of all tasks at every step
             self.network.gates.clamp_(-config.embedding_clamp, config.embedding_clamp)
         self.cumulative = torch.zeros_like(self.network.gates[0]).detach()
-        self.order = _generator(config.seed, 1, torch.device("cpu"))
-        self.noise = _generator(config.seed, 2, device)
-        self.data = TaskData.of(sequence, device)
+        # always drawn on the CPU, so that the order is the same on every device
+        self.order = torch.Generator().manual_seed(stream(config.seed, 1) % 2**63)
+        self.noise, self.steps = stream(config.seed, 2), 0
+        self.data = TaskData.of(sequence, images)
         self.task = 0
-        self.within: dict[str, Any] | None = None  # of the task in training: what its next epoch starts from
+        self.within: dict[str, Any] | None = None
+        self.movable: dict[str, Tensor] = {}
         self.rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in self.TABLES}
+        self._before: Mapping[str, np.ndarray] = {}  # the cumulative mask by layer, and what remains of the capacity
+        self._adahat: Mapping[str, float] = {}
 
-    def train(self, after_epoch: Callable[[], None], progress: Progress) -> None:
-        """Train what is left of the sequence; `after_epoch` is called whenever the state is worth saving.
+    @property
+    def finished(self) -> bool:
+        """Whether all tasks are done."""
+        return self.task == len(self.sequence.tasks)
 
-        Raises:
-            TrainingDiverged: what `after_epoch` saved last is from the last epoch that ended well.
-            FrozenWeightMoved: a protected weight changed, which would be a defect of this program.
-        """
-        while self.task < len(self.sequence.tasks):
-            self._train_task(after_epoch, progress)
+    @property
+    def split(self) -> TaskData:
+        """The images of the task in training."""
+        return self.data[self.task]
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything the rest of the run depends on, as tensors and plain values."""
         return {
-            "device": self.device.type,
-            "network": self.network.state_dict(),
+            # copied: in a group each is a part of a tensor of all runs, which would be saved whole
+            "network": {name: value.clone() for name, value in self.network.state_dict().items()},
             "cumulative": self.cumulative,
             "order": self.order.get_state(),
-            "noise": self.noise.get_state(),
+            "steps": self.steps,
             "task": self.task,
             "within": self.within,
             "rows": self.rows,
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Go on from `saved`.
-
-        Raises:
-            ConfigError: it was saved on another kind of device, whose random numbers this one cannot go on with.
-        """
-        if saved["device"] != self.device.type:
-            raise ConfigError(
-                f"device = '{self.device.type}': the run was begun on {saved['device']} and can only go on there; "
-                f"ask for device '{saved['device']}', or move the run's folder away to begin anew"
-            )
+        """Go on from `saved`, on whatever device it was saved."""
         self.network.load_state_dict(saved["network"])
         self.cumulative = saved["cumulative"].to(self.device)
         self.order.set_state(saved["order"])
-        self.noise.set_state(saved["noise"])
-        self.task, self.within, self.rows = saved["task"], saved["within"], saved["rows"]
+        self.steps, self.task, self.within, self.rows = (saved[name] for name in ("steps", "task", "within", "rows"))
         if self.within is not None:
             protected = self.within["protected"]
             self.within["protected"] = {name: values.to(self.device) for name, values in protected.items()}
+            self._look_back()
 
-    def _trained(self) -> dict[str, Tensor]:
-        """The parameters that the current task trains, by name."""
-        return {
+    def trained(self) -> dict[str, Tensor]:
+        """Return what the current task trains: trunk, its head and "gates", its embedding; they share memory with
+        the network.
+        """
+        parameters = {
             name: p.detach()
             for name, p in self.network.named_parameters()
             if name.startswith(("trunk.", f"heads.{self.task}."))
         }
+        return {**parameters, "gates": self.network.gates[self.task].detach()}
 
-    def _store(self, state: State) -> None:
-        with torch.no_grad():
-            for name, p in self._trained().items():
-                p.copy_(state.parameters[name])
-            self.network.gates[self.task].copy_(state.e)
+    def begin_epoch(self) -> None:
+        """Enter the next task, unless the run is within one."""
+        if self.within is not None:
+            return
+        self._look_back()
+        self.within = {
+            "epoch": 0,
+            "learning_rate": self.config.learning_rate,
+            "patience": self.config.lr_patience,
+            "best_loss": math.inf,
+            "best_epoch": -1,
+            "best": None,
+            "protected": protection.protected_values(self.trained(), self.movable),
+        }
+        self._capacity(-1)
 
-    def _state(self) -> State:
-        return State({n: p.clone() for n, p in self._trained().items()}, self.network.gates[self.task].detach().clone())
+    def end_epoch(self, losses: np.ndarray, progress: Progress) -> None:
+        """Validate, keep the books and decide how to go on, after an epoch whose steps had `losses`, (steps, 2).
 
-    def _train_task(self, after_epoch: Callable[[], None], progress: Progress) -> None:
-        config, task = self.config, self.task
-        data = self.data[task]
-        factors = {}
-        if task > 0:
-            factors = self.network.movable(self.cumulative)
-        layers = self._numpy(self.cumulative)
-        adahat = adahat_capacity(self.network.links, layers)
-        if self.within is None:
-            self.within = {
-                "epoch": 0,
-                "learning_rate": config.learning_rate,
-                "patience": config.lr_patience,
-                "best_loss": math.inf,
-                "best_epoch": -1,
-                "best": None,
-                "protected": protection.protected_values(self._trained(), factors),
-            }
-            self._capacity(-1, layers, adahat)
-        now = self.within
-        while now["epoch"] < config.max_epochs and now["learning_rate"] >= config.lr_min:
-            epoch = now["epoch"]
-            state, losses = self._train_epoch(data.train, factors, now["learning_rate"])
-            self._store(state)
-            cross_entropy, accuracy = evaluate(self.network, task, data.valid, config.s_max)
-            valid_loss = cross_entropy
-            if config.schedule == "authors":
-                valid_loss += config.c * self._regularizer()
-            if not math.isfinite(valid_loss):
-                raise self._diverged(f"the validation loss is {valid_loss} after its last step")
-            self.rows["epochs"].append((task, epoch, *losses, valid_loss, accuracy, now["learning_rate"]))
-            usage = self._capacity(epoch, layers, adahat)
-            if valid_loss < now["best_loss"]:
-                now |= {"best_loss": valid_loss, "best_epoch": epoch, "best": state._asdict()}
-                now["patience"] = config.lr_patience
-            else:
-                now["patience"] -= 1
-                if now["patience"] <= 0:
-                    now["learning_rate"] /= config.lr_factor
-                    now["patience"] = config.lr_patience
-            now["epoch"] = epoch + 1
-            progress.epoch_done(task, epoch, accuracy, usage)
-            after_epoch()
-        self._finish_task(factors, progress)
-        after_epoch()
-
-    def _train_epoch(
-        self, data: Split, factors: Mapping[str, Tensor], rate: float
-    ) -> tuple[State, tuple[float, float]]:
-        """One pass over `data`; returns the new state and the mean of (CE + c R, R) over its steps."""
-        config = self.config
-        hyper = Hyper(
-            rate, config.c, config.s_max, config.grad_clip, config.embedding_clamp, config.cosh_clamp, config.min_units,
-            config.mode, config.compensation,
-        )  # fmt: skip
-        order = torch.randperm(len(data), generator=self.order).to(self.device)
-        s = slopes(config.schedule, config.s_max, len(data), config.batch_size).tolist()
-        state, losses = self._state(), []
-        for rows, slope in zip(torch.split(order, config.batch_size), s, strict=True):
-            x, y = data.batch(rows)
-            batch = Batch(x, y, self.network.draw_dropout(len(rows), self.noise), slope)
-            state, loss = step(self.network, self.task, state, batch, hyper, self.cumulative, factors)
-            losses.append(loss)
-        table = torch.stack(losses).double().cpu()  # the only wait for the device in an epoch
-        bad = (~table.isfinite()).any(1).nonzero()
-        if len(bad):
-            first = int(bad[0])
-            ce, r = table[first].tolist()
-            raise self._diverged(f"step {first + 1} of {len(table)} has cross-entropy {ce} and R {r}")
-        ce, r = table.mean(0).tolist()
-        return state, (ce + config.c * r, r)
-
-    def _finish_task(self, factors: Mapping[str, Tensor], progress: Progress) -> None:
-        """Restore the best model, check that what is frozen stayed so, add the mask, and test all tasks so far."""
+        Raises:
+            TrainingDiverged: a loss is not a finite number.
+            FrozenWeightMoved: a protected weight changed, which would be a defect of this program.
+        """
         config, task, now = self.config, self.task, self.within
         assert now is not None
-        self._store(State(**now["best"]))
-        protected = protection.verify_protected(self._trained(), factors, now["protected"])
+        epoch = now["epoch"]
+        bad = np.flatnonzero(~np.isfinite(losses).all(1))
+        if len(bad):
+            ce, r = losses[bad[0]]
+            raise self._diverged(f"step {bad[0] + 1} of {len(losses)} has cross-entropy {ce} and R {r}")
+        ce, r = losses.mean(0).tolist()
+        cross_entropy, accuracy = evaluate(self.network, task, self.split.valid, config.s_max)
+        valid_loss = cross_entropy
+        if config.schedule == "authors":
+            valid_loss += config.c * self._regularizer()
+        if not math.isfinite(valid_loss):
+            raise self._diverged(f"the validation loss is {valid_loss} after its last step")
+        self.rows["epochs"].append((task, epoch, ce + config.c * r, r, valid_loss, accuracy, now["learning_rate"]))
+        usage = self._capacity(epoch)
+        if valid_loss < now["best_loss"]:
+            best = {name: value.clone() for name, value in self.trained().items()}
+            now |= {"best_loss": valid_loss, "best_epoch": epoch, "best": best, "patience": config.lr_patience}
+        else:
+            now["patience"] -= 1
+            if now["patience"] <= 0:
+                now |= {"learning_rate": now["learning_rate"] / config.lr_factor, "patience": config.lr_patience}
+        now["epoch"] = epoch + 1
+        progress.epoch_done(config.run_id, task, epoch, accuracy, usage)
+        if now["epoch"] == config.max_epochs or now["learning_rate"] < config.lr_min:
+            self._finish_task(now, progress)
+
+    def _finish_task(self, now: Mapping[str, Any], progress: Progress) -> None:
+        """Restore the best model, check that what is frozen stayed so, add the mask, and test all tasks so far."""
+        config, task = self.config, self.task
+        for name, value in self.trained().items():
+            value.copy_(now["best"][name])
+        protected = protection.verify_protected(self.trained(), self.movable, now["protected"])
         with torch.no_grad():
             self.cumulative = protection.cumulate(self.cumulative, self.network.mask(task, config.s_max))
         weights = sum(link.weights for link in self.network.links)
@@ -261,14 +228,20 @@ class Trainer:
         for earlier in range(task + 1):
             loss, accuracy = evaluate(self.network, earlier, self.data[earlier].test, config.s_max)
             self.rows["accuracy"].append((task, earlier, accuracy, loss))
-        self.task, self.within = task + 1, None
-        progress.task_done(task, now["epoch"], accuracy, used / weights)
+        self.task, self.within, self.movable = task + 1, None, {}
+        progress.task_done(config.run_id, task, now["epoch"], accuracy, used / weights)
 
-    def _capacity(self, epoch: int, before: Mapping[str, np.ndarray], adahat: Mapping[str, float]) -> float:
+    def _look_back(self) -> None:
+        """Work out what the tasks before mean for the current one."""
+        self.movable = self.network.movable(self.cumulative) if self.task > 0 else {}
+        self._before = self._numpy(self.cumulative)
+        self._adahat = adahat_capacity(self.network.links, self._before)
+
+    def _capacity(self, epoch: int) -> float:
         """Add the table's rows of this epoch, and return the share of all weights in use."""
         with torch.no_grad():
             own = self._numpy(self.network.mask(self.task, self.config.s_max))
-        rows = capacity_rows(self.network.links, before, own, adahat)
+        rows = capacity_rows(self.network.links, self._before, own, self._adahat)
         self.rows["capacity"] += [(self.task, epoch, *row) for row in rows]
         total = dict(zip(COLUMNS, rows[-1], strict=True))
         return int(total["weights_used"]) / int(total["weights"])

@@ -167,6 +167,54 @@ def test_the_compensated_gradient_is_finite_for_every_embedding_and_slope_of_tra
         assert np.isfinite(compensated(e, float(s))).all()
 
 
+ROWS = st.lists(st.floats(1 / 400, 400), min_size=1, max_size=6)
+
+
+def columns(s, s_max):
+    """s and s_max of several runs as the step has them, (R, 1) float64."""
+    return (torch.tensor(values, dtype=torch.float64)[:, None] for values in (s, s_max))
+
+
+@given(ROWS, st.integers(1, 40), st.integers(0, 99))
+@settings(deadline=None)
+def test_slopes_as_tensors_give_the_gate_the_bits_that_numbers_give(s, units, seed):
+    e = torch.randn(len(s), units, generator=torch.Generator().manual_seed(seed)).clamp(-6, 6)
+    as_tensor, _ = columns(s, s)
+    for row, number in enumerate(s):
+        # a row is compared with itself in place: on a CPU exp rounds otherwise where a row ends
+        assert torch.equal(gate(e, as_tensor)[row], gate(e, number)[row])
+    assert gate(e, as_tensor).dtype == torch.float32
+
+
+@pytest.mark.parametrize("form", ["authors", "exact"])
+@given(ROWS, st.floats(1, 1000), st.integers(1, 40), st.integers(0, 99))
+@settings(deadline=None)
+def test_slopes_as_tensors_give_the_compensation_the_bits_that_numbers_give(form, s, s_max, units, seed):
+    generator = torch.Generator().manual_seed(seed)
+    e = torch.randn(len(s), units, generator=generator).clamp(-6, 6)
+    upstream = torch.randn(len(s), units, generator=generator)
+    many = [s_max / (1 + row) for row in range(len(s))]
+    as_tensor, max_as_tensor = columns(s, many)
+    mask = gate(e, as_tensor)
+    together = compensated_gradient(upstream, mask, e, as_tensor, max_as_tensor, form, CLAMP)
+    assert together.dtype == torch.float32
+    for row, (number, highest) in enumerate(zip(s, many, strict=True)):
+        by_numbers = compensated_gradient(upstream, mask, e, number, highest, form, CLAMP)
+        mixed = compensated_gradient(upstream, mask, e, as_tensor, highest, form, CLAMP)
+        assert torch.equal(together[row], by_numbers[row])
+        assert torch.equal(mixed[row], by_numbers[row])
+
+
+@pytest.mark.parametrize("form", ["authors", "exact"])
+def test_slopes_as_tensors_keep_their_digits_where_e_is_float64(form):
+    e = torch.linspace(-6, 6, 34, dtype=torch.float64).reshape(2, 17)
+    s, s_max = columns([0.1, 1 / 3], [400, 400])
+    together = compensated_gradient(torch.ones_like(e), gate(e, s), e, s, s_max, form, CLAMP)
+    for row, number in enumerate((0.1, 1 / 3)):
+        alone = compensated_gradient(torch.ones_like(e), gate(e, number), e, number, 400.0, form, CLAMP)
+        assert torch.equal(together[row], alone[row])
+
+
 def test_an_unknown_compensation_is_refused_with_those_there_are():
     one = torch.ones(1)
     with pytest.raises(ValueError, match="compensation = 'none': allowed are 'authors' and 'exact'"):

@@ -157,7 +157,7 @@ def test_library_imports_what_it_declares_and_no_jupyter(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: path.name)
 def test_tests_import_what_is_declared(path: Path) -> None:
-    helpers = {file.stem for file in (ROOT / "tests").rglob("*.py")} | {"tests"}
+    helpers = {file.stem for file in (ROOT / "tests").rglob("*.py")} | {"tests", "benchmarks"}
     declared = [str(requirement) for requirement in DIRECT]
     assert not undeclared(imports(path, at_import=False) - helpers, declared)
 

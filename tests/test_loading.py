@@ -1,23 +1,25 @@
+import dataclasses
+
 import numpy as np
-import pytest
 import torch
 
 from hatlab.datasets import Dataset
-from hatlab.loading import TaskData
+from hatlab.loading import Images, TaskData
 from hatlab.tasks import Task, TaskSequence
 
 SHAPE = (3, 4, 5)
 CPU = torch.device("cpu")
 
 
-def dataset(seed=0, through=lambda name, array: array):
-    """30 training and 20 test images in 5 classes; `through` may store the arrays elsewhere."""
+def dataset(seed=0, through=lambda name, array: array, sizes=(30, 20)):
+    """30 training and 20 test images, or `sizes`, in 5 classes; `through` may store the arrays elsewhere."""
+    n_train, n_test = sizes
     rng = np.random.default_rng(seed)
     arrays = {
-        "x_train": rng.integers(0, 256, (30, *SHAPE), dtype=np.uint8),
-        "y_train": np.arange(30) % 5,
-        "x_test": rng.integers(0, 256, (20, *SHAPE), dtype=np.uint8),
-        "y_test": np.arange(20) % 5,
+        "x_train": rng.integers(0, 256, (n_train, *SHAPE), dtype=np.uint8),
+        "y_train": np.arange(n_train) % 5,
+        "x_test": rng.integers(0, 256, (n_test, *SHAPE), dtype=np.uint8),
+        "y_test": np.arange(n_test) % 5,
     }
     stored = {name: through(f"{seed}-{name}", array) for name, array in arrays.items()}
     return Dataset(
@@ -31,15 +33,21 @@ def dataset(seed=0, through=lambda name, array: array):
     )
 
 
-def task(data, classes, position=0, pixels=None):
-    """The task of these classes; every third of its training images is for validation."""
+def task(data, classes, dataset=0, pixels=None):
+    """The task of these classes of `data`, the sequence's data set number `dataset`; every third of its training
+    images is for validation.
+    """
     train, test = (np.flatnonzero(np.isin(y, classes)) for y in (data.y_train, data.y_test))
     held_out = np.arange(len(train)) % 3 == 0
-    return Task("a task", position, classes, train[~held_out], train[held_out], test, pixels)
+    return Task("a task", dataset, classes, train[~held_out], train[held_out], test, pixels)
+
+
+def sequence(datasets, *tasks):
+    return TaskSequence(tuple(datasets), tasks, tuple(range(len(tasks))), SHAPE)
 
 
 def on_cpu(datasets, *tasks):
-    return TaskData.of(TaskSequence(tuple(datasets), tasks, tuple(range(len(tasks))), SHAPE), CPU)
+    return TaskData.of(sequence(datasets, *tasks), Images.of(datasets, CPU))
 
 
 def normalised(images, data):
@@ -82,21 +90,15 @@ def test_a_permuted_image_is_the_flattened_image_read_in_the_order_of_pixels():
 
 
 def test_each_task_reads_its_own_data_set():
-    data = [dataset(0), dataset(1)]
-    tasks = [task(data[1], (0, 1), position=1), task(data[0], (2, 3), position=0)]
+    data = [
+        dataclasses.replace(dataset(k, sizes=sizes), mean=(0.1 * k, 0.5, 0.9), std=(0.2, 0.3, 0.1 + 0.2 * k))
+        for k, sizes in enumerate([(30, 20), (25, 35), (40, 10)])
+    ]
+    tasks = [task(data[k], classes, dataset=k) for k, classes in ((1, (0, 1)), (0, (2, 3)), (2, (4, 0)), (1, (2, 3)))]
     for on_device, one in zip(on_cpu(data, *tasks), tasks, strict=True):
-        images, _ = on_device.test.batch(torch.arange(len(on_device.test)))
-        mine = data[one.dataset]
-        np.testing.assert_allclose(images, normalised(mine.x_test[one.test], mine), rtol=1e-5, atol=1e-6)
-
-
-def test_images_are_held_once_as_bytes_for_all_tasks_and_splits():
-    data = dataset()
-    first, second = on_cpu([data], task(data, (0, 1)), task(data, (2, 3)))
-    held = [first.train, first.valid, second.train, second.valid]
-    assert {split.images.dtype for split in held} == {torch.uint8}
-    assert len({split.images.data_ptr() for split in held}) == 1
-    assert first.test.images.data_ptr() == second.test.images.data_ptr() != first.train.images.data_ptr()
+        for split, x, _, index in parts(data[one.dataset], one, on_device):
+            images, _ = split.batch(torch.arange(len(split)))
+            np.testing.assert_allclose(images, normalised(x[index], data[one.dataset]), rtol=1e-5, atol=1e-6)
 
 
 def test_drawing_a_batch_leaves_the_images_as_they_are():
@@ -109,7 +111,52 @@ def test_drawing_a_batch_leaves_the_images_as_they_are():
     np.testing.assert_array_equal(data.x_train, before)
 
 
-@pytest.mark.filterwarnings("error")
+# All images of a sequence
+
+
+def test_the_images_of_several_sets_lie_in_one_tensor_set_after_set():
+    data = [dataset(0, sizes=(30, 20)), dataset(1, sizes=(25, 35))]
+    images = Images.of(data, CPU)
+    assert (images.train.dtype, images.train.shape) == (torch.uint8, (55, *SHAPE))
+    assert (images.test.dtype, images.test.shape) == (torch.uint8, (55, *SHAPE))
+    assert images.device == CPU
+    assert images.first == ((0, 0), (30, 20))
+    np.testing.assert_array_equal(images.train, np.concatenate([one.x_train for one in data]))
+    np.testing.assert_array_equal(images.test, np.concatenate([one.x_test for one in data]))
+
+
+def test_on_a_cpu_one_set_is_held_once_and_not_copied():
+    data = dataset()
+    images = Images.of([data], CPU)
+    assert images.first == ((0, 0),)
+    assert images.train.data_ptr() == data.x_train.ctypes.data
+    assert images.test.data_ptr() == data.x_test.ctypes.data
+
+
+def test_each_set_is_normalised_by_its_own_constants():
+    data = [dataset(0), dataclasses.replace(dataset(1), mean=(0.1, 0.2, 0.3), std=(0.9, 0.8, 0.7))]
+    images = Images.of(data, CPU)
+    for one, (first, _), scale, shift in zip(data, images.first, images.scale, images.shift, strict=True):
+        assert scale.shape == shift.shape == (3, 1, 1)
+        ours = images.train[first : first + 30] * scale - shift
+        assert ours.dtype == torch.float32
+        np.testing.assert_allclose(ours, normalised(one.x_train, one), rtol=1e-5, atol=1e-6)
+
+
+def test_all_splits_of_all_tasks_and_runs_share_the_one_tensor():
+    data = [dataset(0), dataset(1)]
+    images = Images.of(data, CPU)
+    runs = [
+        TaskData.of(sequence(data, task(data[0], (0, 1)), task(data[1], (2, 3), dataset=1)), images),
+        TaskData.of(sequence(data, task(data[1], (4, 0), dataset=1), task(data[0], (1, 2))), images),
+    ]
+    splits = [split for run in runs for one in run for split in (one.train, one.valid, one.test)]
+    assert len(splits) == 12
+    assert [split.images.data_ptr() for split in splits] == [
+        held.data_ptr() for _ in range(4) for held in (images.train, images.train, images.test)
+    ]
+
+
 def test_read_only_memory_maps_give_the_same_batches_and_no_warning(tmp_path):
     def memory_mapped(name, array):
         np.save(tmp_path / f"{name}.npy", array)
@@ -117,6 +164,7 @@ def test_read_only_memory_maps_give_the_same_batches_and_no_warning(tmp_path):
 
     plain, mapped = dataset(), dataset(through=memory_mapped)
     assert not mapped.x_train.flags.writeable
+    assert torch.equal(Images.of([mapped], CPU).train, Images.of([plain], CPU).train)
     rows = torch.arange(4)
     pixels = memory_mapped("pixels", np.random.default_rng(1).permutation(60))
     (expected,), (read,) = (on_cpu([data], task(data, (0, 1), pixels=pixels)) for data in (plain, mapped))

@@ -1,7 +1,5 @@
 import functools
-import math
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,8 +7,9 @@ from scipy import stats
 from torch import nn
 
 from hatlab.attention import gate
-from hatlab.networks import HATCNN, HATMLP, HATNetwork, draw_dropout
-from hatlab.step import Batch, Hyper, State, step
+from hatlab.networks import HATCNN, HATMLP, HATNetwork
+from hatlab.regularizer import affine
+from hatlab.step import Batch, Hyper, Past, State, step
 
 MIXTURE = (10, 100, 10, 10, 10, 43, 100, 10)  # classes of the authors' eight data sets
 
@@ -132,7 +131,7 @@ def test_layers_of_another_dtype_fit_too():
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_drawn_factors_must_be_given_for_every_dropout(n):
+def test_factors_must_be_given_for_every_dropout(n):
     network = HATMLP((1, 3, 3), (2,), (5,))
     with pytest.raises(ValueError, match=f"keep has {n} factors for 2 dropouts"):
         network(torch.ones(1, 1, 3, 3), 0, torch.ones(5), [None] * n)
@@ -231,69 +230,31 @@ def test_a_unit_whose_mask_is_0_is_as_good_as_removed(layer):
 # Dropout
 
 
-@pytest.mark.parametrize("p", [0.1, 0.2, 0.5, 0.75])
-def test_dropout_factors_are_0_or_scaled_with_the_right_frequency_in_every_lane(p):
-    n = 400_000
-    factors = draw_dropout((n // 1000, 1000), p, generator())
-    assert factors.shape == (n // 1000, 1000)
-    assert factors.dtype == torch.float32
-    torch.testing.assert_close(factors.unique(), torch.tensor([0, 1 / (1 - p)]))
-    for lane in (factors.flatten()[k::4] for k in range(4)):  # each quarter of a random word
-        dropped = int((lane == 0).sum())
-        assert abs(dropped - p * len(lane)) < 5 * math.sqrt(len(lane) * p * (1 - p))
+def factors(*shape, p, seed):
+    """Dropout's factors: 0 with probability p, else 1 / (1 - p)."""
+    return (torch.rand(*shape, generator=generator(seed)) >= p) / (1 - p)
 
 
-def test_a_probability_close_to_1_drops_nearly_everything():
-    assert (draw_dropout((10_000,), 1 - 1e-9, generator()) == 0).float().mean() > 0.99
+def test_the_shapes_of_what_dropout_acts_on_are_those_of_the_maps_in_front_of_pooling():
+    assert conv_linear_linear().dropout_shapes == [(2, 6, 8), (4, 4, 6), (6,), (5,)]
+    assert HATMLP((1, 28, 28), (2,), (30, 20)).dropout_shapes == [(1, 28, 28), (30,), (20,)]
+    maps = [(3, 32, 32), (64, 29, 29), (128, 12, 12), (256, 5, 5)]
+    assert cnn().dropout_shapes == [*maps, (2048,), (2048,)]
 
 
-def test_neighbouring_dropout_factors_are_independent():
-    dropped = (draw_dropout((400_000,), 0.5, generator()) == 0).double()
-    for lag in (1, 2, 3, 4):
-        correlation = np.corrcoef(dropped[:-lag], dropped[lag:])[0, 1]
-        assert abs(correlation) < 5 / math.sqrt(len(dropped))
-
-
-@pytest.mark.parametrize("shape", [(1,), (3,), (5, 1), (2, 3, 5), (0, 4)])
-def test_dropout_factors_take_any_shape(shape):
-    assert draw_dropout(shape, 0.5, generator()).shape == shape
-
-
-def test_dropout_depends_on_its_generator_alone():
-    torch.manual_seed(1)
-    first = draw_dropout((100,), 0.5, generator(3))
-    torch.manual_seed(2)
-    state = torch.get_rng_state()
-    assert torch.equal(draw_dropout((100,), 0.5, generator(3)), first)
-    assert not torch.equal(draw_dropout((100,), 0.5, generator(4)), first)
-    assert torch.equal(torch.get_rng_state(), state)
-    one_generator = generator(3)
-    assert not torch.equal(draw_dropout((100,), 0.5, one_generator), draw_dropout((100,), 0.5, one_generator))
-
-
-def test_factors_are_drawn_in_the_shape_of_what_they_drop_and_not_where_the_probability_is_0():
-    network = conv_linear_linear(dropout=(0.5, 0.0, 0.25))
-    keep = network.draw_dropout(9, generator())
-    assert [None if k is None else tuple(k.shape) for k in keep] == [None, (9, 4, 4, 6), None, (9, 5)]
-    assert [float(k.max()) for k in keep if k is not None] == pytest.approx([2, 4 / 3])
-    on_mnist = HATMLP((1, 28, 28), (2,), (30, 20)).draw_dropout(2, generator())
-    assert [tuple(k.shape) for k in on_mnist] == [(2, 1, 28, 28), (2, 30), (2, 20)]
-
-
-def test_drawn_factors_act_on_the_input_behind_relu_and_in_front_of_pooling():
+def test_given_factors_act_on_the_input_behind_relu_and_in_front_of_pooling():
     network = conv_linear_linear(dropout=(0.5, 0.5, 0.5))
     x, mask = images(3, 2, 6, 8), torch.rand(15, generator=generator(1))
-    on_input = draw_dropout((3, 2, 6, 8), 0.2, generator(2))
-    keep = [on_input, *network.draw_dropout(3, generator(3))[1:]]
+    keep = [factors(3, *shape, p=0.5, seed=seed) for seed, shape in enumerate(network.dropout_shapes)]
     masks = network.split(mask)
-    h = F.relu(network.trunk["c1"](x * on_input)) * keep[1]
+    h = F.relu(network.trunk["c1"](x * keep[0])) * keep[1]
     h = F.max_pool2d(h, 2) * masks["c1"].reshape(4, 1, 1)
     h = F.relu(network.trunk["fc1"](h.reshape(3, 24))) * keep[2] * masks["fc1"]
     h = F.relu(network.trunk["fc2"](h)) * keep[3] * masks["fc2"]
     torch.testing.assert_close(network(x, 0, mask, keep), network.heads[0](h))
 
 
-def test_without_drawn_factors_torchs_own_dropout_acts_in_training_mode_only():
+def test_without_given_factors_torchs_own_dropout_acts_in_training_mode_only():
     torch.manual_seed(0)
     network = HATMLP((1, 2, 3), (2,), (50,), dropout=(0.2, 0.5))
     x, mask = images(7, 1, 2, 3), torch.ones(50)
@@ -310,21 +271,20 @@ def test_without_drawn_factors_torchs_own_dropout_acts_in_training_mode_only():
 # A stack of one's own
 
 
-def test_a_stack_of_ones_own_trains_a_step_and_the_step_leaves_its_arguments_alone():
+def test_a_stack_of_ones_own_trains_a_step():
     network = conv_linear_linear()
-    parameters = {
-        name: p.detach()
-        for name, p in network.named_parameters()
-        if name.startswith("trunk.") or name.startswith("heads.1.")
-    }
-    state = State(parameters, network.gates[1].detach())
-    copies = {name: p.clone() for name, p in parameters.items()}
-    batch = Batch(images(20, 2, 6, 8), torch.arange(20) % 2, [None] * 4, 1.0)
-    hyper = Hyper(0.05, 0.1, 400.0, 10_000.0, 6.0, 50.0, 10, "original", "authors")
-    new, losses = step(network, 1, state, batch, hyper, torch.zeros(15), {})
-    assert set(new.parameters) == set(parameters)
-    assert all((new.parameters[name] != p).any() for name, p in parameters.items())
-    assert (new.e != state.e).any()
-    assert all(torch.equal(p, copies[name]) for name, p in parameters.items())
-    _, after = step(network, 1, new, batch, hyper, torch.zeros(15), {})
-    assert float(after[0] + 0.1 * after[1]) < float(losses[0] + 0.1 * losses[1])
+    parameters = {name: p.detach()[None].clone() for name, p in network.named_parameters() if name.startswith("trunk.")}
+    head = {f"head.{name}": p.detach()[None].clone() for name, p in network.heads[1].named_parameters()}
+    state = State({**parameters, **head}, network.gates[1:].detach().clone())
+    before = {name: p.clone() for name, p in (*state.parameters.items(), ("e", state.e))}
+    x, y = images(1, 20, 2, 6, 8), torch.arange(20)[None] % 2
+    batch = Batch(x, y, torch.full((1, 20), 1 / 20), [None] * 4, torch.ones(1, 1, dtype=torch.float64))
+    hyper = Hyper(
+        torch.tensor([0.05]), torch.tensor([400.0], dtype=torch.float64), torch.tensor([1e4]), 6.0, 50.0, "authors"
+    )
+    coefficient, offset = affine(torch.zeros(15), "original")
+    past = Past(coefficient[None], offset[None], 0.1 * coefficient[None], {})
+    losses = step(network, state, batch, hyper, past)
+    assert all((p != before[name]).any() for name, p in (*state.parameters.items(), ("e", state.e)))
+    after = step(network, state, batch, hyper, past)
+    assert float(after[0] @ torch.tensor([1, 0.1])) < float(losses[0] @ torch.tensor([1, 0.1]))

@@ -13,7 +13,8 @@ from hatlab import protection
 from hatlab.attention import gate, slopes
 from hatlab.capacity import weight_usage
 from hatlab.networks import HATCNN, HATMLP
-from hatlab.step import Batch, Hyper, State, step
+from hatlab.regularizer import affine
+from hatlab.step import Batch, Hyper, Past, State, step
 
 TOLERANCE = 1e-4
 
@@ -78,11 +79,18 @@ def replay_task(run, t, cumulative):
     x, y, order = run.data(t)
     x = torch.from_numpy(np.asarray(x, np.float32)).reshape(-1, *meta["input"])
     y = torch.from_numpy(np.asarray(y)).long()
-    hyper = Hyper(meta["lr"], meta["compressibility"], meta["s_max"], meta["clip"], 6.0, 50.0, 0, "original", "authors")
+    lr, s_max, clip = (torch.tensor([float(meta[k])]) for k in ("lr", "s_max", "clip"))
+    hyper = Hyper(lr, s_max.double(), clip, 6.0, 50.0, "authors")
     factors = network.movable(cumulative) if t > 0 else {}
+    coefficient, offset = affine(cumulative, "original", min_units=0)
+    pull, _ = affine(cumulative, "original", meta["compressibility"], min_units=0)
+    past = Past(coefficient[None], offset[None], pull[None], factors)
     mine = {n: p for n, p in network.named_parameters() if n.startswith(("trunk.", f"heads.{t}."))}
-    state = State({n: p.detach().clone() for n, p in mine.items()}, network.gates[t].detach().clone())
-    frozen = protection.protected_values(state.parameters, factors)
+    values = {n: p.detach().clone() for n, p in mine.items()}
+    state = State(
+        {n.replace(f"heads.{t}.", "head."): v[None] for n, v in values.items()}, network.gates[t].detach().clone()[None]
+    )
+    frozen = protection.protected_values(values, factors)
     losses = []
     keep = [None] * len(network.dropout)
     for epoch in order:
@@ -91,12 +99,14 @@ def replay_task(run, t, cumulative):
             slopes("authors", meta["s_max"], len(epoch), meta["batch_size"]),
             strict=True,
         ):
-            state, loss = step(network, t, state, Batch(x[rows], y[rows], keep, float(s)), hyper, cumulative, factors)
-            losses.append([float(loss[0] + meta["compressibility"] * loss[1]), float(loss[1])])
-    protection.verify_protected(state.parameters, factors, frozen)
+            weight = torch.full((1, len(rows)), 1 / len(rows))
+            batch = Batch(x[rows][None], y[rows][None], weight, keep, torch.tensor([[s]]))
+            ce, r = step(network, state, batch, hyper, past)[0].tolist()
+            losses.append([ce + meta["compressibility"] * r, r])
+    protection.verify_protected(values, factors, frozen)  # the step changes its values in place
     for name, p in mine.items():
-        p.copy_(state.parameters[name])
-    network.gates[t].copy_(state.e)
+        p.copy_(values[name])
+    network.gates[t].copy_(state.e[0])
     network.gates.clamp_(-6, 6)  # the authors clamp the embeddings of all tasks, at every step
     return np.array(losses)
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hatlab.regularizer import MODES, HATMaskSparsityReg, mask_sparsity
+from hatlab.regularizer import MODES, HATMaskSparsityReg, affine, mask_sparsity
 
 # Values are multiples of 1/1024, so that sums are exact and a denominator equals min_units where it should.
 HARD = st.sampled_from([0.0, 1.0])
@@ -71,7 +71,7 @@ every_mode = pytest.mark.parametrize("mode", MODES)
 # The definition
 
 
-@given(layers(), st.sampled_from(MODES), st.floats(0, 1000), st.integers(0, 30) | st.floats(0, 30))
+@given(layers(), st.sampled_from(list(MODES)), st.floats(0, 1000), st.integers(0, 30) | st.floats(0, 30))
 @settings(deadline=None)
 def test_the_loss_equals_the_formula(both, mode, factor, min_units):
     loss, _ = HATMaskSparsityReg(factor, mode, min_units)(*map(tensors, both))
@@ -79,7 +79,7 @@ def test_the_loss_equals_the_formula(both, mode, factor, min_units):
     np.testing.assert_allclose(loss, formula(*both, factor, mode, min_units), rtol=1e-12)
 
 
-@given(layers(), st.sampled_from(MODES), st.integers(0, 30))
+@given(layers(), st.sampled_from(list(MODES)), st.integers(0, 30))
 @settings(deadline=None)
 def test_network_sparsity_equals_the_formula_per_layer_without_the_factor(both, mode, min_units):
     mask, previous = both
@@ -91,7 +91,7 @@ def test_network_sparsity_equals_the_formula_per_layer_without_the_factor(both, 
         np.testing.assert_allclose(share, expected, rtol=1e-12)
 
 
-@given(layers(), st.sampled_from(MODES), st.floats(0, 1000), st.integers(0, 30))
+@given(layers(), st.sampled_from(list(MODES)), st.floats(0, 1000), st.integers(0, 30))
 @settings(deadline=None)
 def test_the_loss_lies_between_0_and_the_factor(both, mode, factor, min_units):
     loss, _ = HATMaskSparsityReg(factor, mode, min_units)(*map(tensors, both))
@@ -172,6 +172,103 @@ def test_torch_func_grad_equals_backward(mode):
     module(leaves, previous)[0].backward()
     for name, gradient in by_func.items():
         torch.testing.assert_close(gradient, leaves[name].grad, rtol=0, atol=0)
+
+
+# As an affine function of the mask
+
+
+def by_autograd(mask, previous, mode, factor, min_units=10):
+    """factor R and its gradient by the mask of all units."""
+    leaves = [m.clone().requires_grad_() for m in mask.values()]
+    loss = factor * mask_sparsity(leaves, previous.values(), mode, min_units)
+    return loss.detach(), torch.cat(torch.autograd.grad(loss, leaves))
+
+
+factors = st.just(0) | st.floats(1e-3, 1000)
+
+
+@given(layers(), st.sampled_from(list(MODES)), factors, st.integers(0, 80) | st.floats(0, 80))
+@settings(deadline=None)
+def test_offset_and_coefficients_give_the_formula(both, mode, factor, min_units):
+    mask, previous = (torch.cat(list(tensors(values).values())) for values in both)
+    coefficient, offset = affine(previous, mode, factor, min_units)
+    assert coefficient.shape == previous.shape
+    assert offset.shape == ()
+    np.testing.assert_allclose(
+        offset + (coefficient * mask).sum(),
+        formula(*both, factor, mode, min_units),
+        rtol=1e-12,
+        atol=1e-12 * factor,  # 1 - reused cancels
+    )
+
+
+@given(layers(), st.sampled_from(list(MODES)), factors, st.integers(0, 80) | st.floats(0, 80))
+@settings(deadline=None)
+def test_where_sums_are_exact_the_coefficients_are_autograds_gradient_bit_for_bit(both, mode, factor, min_units):
+    mask, previous = (tensors(values, torch.float32) for values in both)
+    loss, gradient = by_autograd(mask, previous, mode, factor, min_units)
+    coefficient, offset = affine(torch.cat(list(previous.values())), mode, factor, min_units)
+    assert torch.equal(coefficient, gradient)
+    value = offset + (coefficient * torch.cat(list(mask.values()))).sum()
+    torch.testing.assert_close(value, loss, rtol=1e-5, atol=1e-6 * factor)
+
+
+SHARP = {  # cumulative masks of a run: soft, nearly binary, binary
+    "soft": lambda values: values,
+    "steep": lambda values: torch.sigmoid(200 * (values - 0.5)),
+    "binary": torch.round,
+}
+
+
+@every_mode
+@pytest.mark.parametrize("of", SHARP.values(), ids=SHARP)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_of_one_layer_the_coefficients_are_autograds_gradient_bit_for_bit(mode, of, dtype):
+    for seed in range(20):
+        mask, soft = random_masks((2000 if seed % 2 else 123,), "soft", seed, dtype)
+        previous = {name: of(p) for name, p in soft.items()}
+        factor = (0.75, 1, 0.1, 2.3)[seed % 4]
+        _, gradient = by_autograd(mask, previous, mode, factor)
+        coefficient, _ = affine(previous["fc0"], mode, factor)
+        assert torch.equal(coefficient, gradient)
+
+
+@every_mode
+@situations
+def test_of_several_layers_the_coefficients_are_autograds_gradient_but_for_the_order_of_sums(mode, widths, previous):
+    mask, before = random_masks(widths, previous)
+    loss, gradient = by_autograd(mask, before, mode, 0.75)
+    coefficient, offset = affine(torch.cat(list(before.values())), mode, 0.75)
+    torch.testing.assert_close(coefficient, gradient, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(offset + (coefficient * torch.cat(list(mask.values()))).sum(), loss)
+
+
+@pytest.mark.parametrize(
+    ("mode", "first_task", "full_network"),
+    [("original", (0.75, 0), (0, 0)), ("cross", (0.375, 0), (-0.375, 0.375)), ("reuse", (0, 0), (-0.75, 0.75))],
+)
+def test_in_a_first_task_only_the_free_units_count_and_in_a_full_network_only_the_used(mode, first_task, full_network):
+    for previous, (slope, expected) in ((torch.zeros(64), first_task), (torch.ones(64), full_network)):
+        coefficient, offset = affine(previous, mode, 0.75)
+        assert torch.equal(coefficient, torch.full((64,), slope / 64))
+        assert float(offset) == expected
+
+
+@pytest.mark.parametrize(("units", "counts"), [(10, False), (11, True)])
+def test_a_coefficient_counts_from_one_unit_more_than_min_units(units, counts):
+    for mode, previous, sign in (("original", torch.zeros, 1), ("reuse", torch.ones, -1)):
+        coefficient, offset = affine(previous(units), mode)
+        expected = sign / units if counts else 0
+        torch.testing.assert_close(coefficient, torch.full((units,), float(expected)))
+        assert float(offset) == (counts and mode == "reuse")
+
+
+@every_mode
+def test_the_coefficients_keep_the_dtype_and_leave_no_device_and_branch_on_no_value(mode):
+    for dtype in (torch.float32, torch.float64):
+        previous = torch.rand(30, dtype=dtype)
+        assert [part.dtype for part in affine(previous, mode, 0.75)] == [dtype] * 2
+        assert [part.device.type for part in affine(previous.to("meta"), mode, 0.75)] == ["meta"] * 2
 
 
 # Where it runs

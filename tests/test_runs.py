@@ -11,11 +11,13 @@ import pytest
 import torch
 
 import hatlab
-from hatlab import runs, training
+from hatlab import engine, runs
 from hatlab.config import ConfigError, RunConfig
+from hatlab.grouping import OutOfMemory
 from hatlab.progress import Progress
 from hatlab.records import RecordError
 from hatlab.runs import find_device
+from hatlab.training import TrainingDiverged
 
 SMALL = RunConfig(widths=(30, 20), batch_size=32, max_epochs=3, n_tasks=3)
 TABLES = ("capacity", "accuracy", "epochs", "tasks")
@@ -52,7 +54,7 @@ def test_a_run_leaves_its_tables_and_its_manifest(tmp_path):
 
 def test_a_finished_run_is_loaded_and_not_repeated(tmp_path, monkeypatch):
     first = hatlab.run(SMALL, results=tmp_path, progress=QUIET)
-    monkeypatch.setattr(training, "step", None)
+    monkeypatch.setattr(engine, "step", None)
     monkeypatch.setattr(runs, "make_sequence", None)
     again = hatlab.run(SMALL, results=tmp_path, progress=QUIET)
     for name in TABLES:
@@ -62,7 +64,7 @@ def test_a_finished_run_is_loaded_and_not_repeated(tmp_path, monkeypatch):
 def test_runs_do_not_depend_on_what_ran_before(tmp_path):
     other = SMALL.replace(seed=1)
     torch.manual_seed(3)
-    together = hatlab.sweep([other, SMALL], results=tmp_path / "a", progress=QUIET)
+    together = hatlab.sweep([other, SMALL], results=tmp_path / "a", progress=QUIET, replicas=1)
     alone = hatlab.run(SMALL, results=tmp_path / "b", progress=QUIET)
     assert table_bytes(together[1].folder) == table_bytes(alone.folder)
     assert table_bytes(together[0].folder) != table_bytes(alone.folder)
@@ -86,6 +88,180 @@ def test_modes_differ_only_where_the_regularizer_does(tmp_path):
     assert cross.capacity.drop(columns="run").equals(original.capacity.drop(columns="run"))
 
 
+# --- side by side -----------------------------------------------------------------------------------------------------
+
+
+class Log(Progress):
+    """Every event, as (name, run id)."""
+
+    def __init__(self):
+        self.events, self.notes = [], []
+
+    def run_started(self, run_id, label, n_tasks, max_epochs, tasks_done):
+        self.events.append(("started", run_id, label))
+
+    def epoch_done(self, run_id, task, epoch, valid_accuracy, usage):
+        self.events.append(("epoch", run_id, (task, epoch)))
+
+    def run_done(self, run_id, loaded):
+        self.events.append(("done", run_id, loaded))
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def assert_alike(one, other):
+    """The same runs: equal books, numbers equal but for rounding."""
+    assert set(table_bytes(one.folder)) == set(table_bytes(other.folder))
+    for name in TABLES:
+        pd.testing.assert_frame_equal(getattr(one, name), getattr(other, name), rtol=1e-4, atol=1e-4)
+    for run in (one, other):
+        assert {p.name for p in run.folder.iterdir()} == {p.name for p in one.folder.iterdir()}
+    ignored = {"sessions", "files"}
+    assert {k: v for k, v in one.manifest.items() if k not in ignored} == {
+        k: v for k, v in other.manifest.items() if k not in ignored
+    }
+
+
+def test_a_sweep_leaves_what_its_runs_leave_alone(tmp_path):
+    configs = SMALL.grid(seed=[0, 1], c=[0.0, 0.75], mode=["original", "cross"])
+    log = Log()
+    together = hatlab.sweep(configs, results=tmp_path / "a", progress=log)
+    assert [run.config for run in together] == configs
+    first = log.events.index(("epoch", configs[0].run_id, (0, 0)))
+    assert [event[0] for event in log.events[:first]] == ["started"] * 8
+    assert log.events[-1][0] == "done"
+    assert ("started", configs[-1].run_id, "digits c=0.75 mode=cross seed=1") in log.events
+    assert [run.manifest["sessions"][0]["side_by_side"] for run in together] == [8] * 8
+    for run in together:
+        assert_alike(run, hatlab.run(run.config, results=tmp_path / "b", progress=QUIET))
+
+
+def test_a_sweep_loads_what_is_finished_goes_on_with_what_was_stopped_and_starts_the_rest(tmp_path):
+    configs = SMALL.grid(seed=range(4))
+    hatlab.run(configs[1], results=tmp_path / "a", progress=QUIET)
+
+    class Interrupt(Progress):
+        def epoch_done(self, run_id, task, epoch, valid_accuracy, usage):
+            if (task, epoch) == (1, 1):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hatlab.sweep(configs[1:3], results=tmp_path / "a", progress=Interrupt())
+    log = Log()
+    runs = hatlab.sweep(configs, results=tmp_path / "a", progress=log)
+    assert [e[2] for e in log.events if e[0] == "done" and e[1] == configs[1].run_id] == [True]
+    assert [len(run.manifest["sessions"]) for run in runs] == [1, 1, 2, 1]
+    assert runs[2].manifest["sessions"][1]["from_task"] == 1
+    for run in runs:
+        assert_alike(run, hatlab.run(run.config, results=tmp_path / "b", progress=QUIET))
+
+
+def test_runs_that_cannot_share_a_step_train_apart(tmp_path):
+    base = SMALL.replace(max_epochs=1, n_tasks=2)
+    configs = [base, base.replace(widths=(10, 10)), base.replace(seed=1), base.replace(batch_size=16)]
+    runs = hatlab.sweep(configs, results=tmp_path, progress=QUIET)
+    assert [run.manifest["sessions"][0]["side_by_side"] for run in runs] == [2, 1, 2, 1]
+    assert [run.config for run in runs] == configs
+
+
+def test_replicas_bounds_how_many_train_side_by_side(tmp_path):
+    runs = hatlab.sweep(
+        SMALL.replace(max_epochs=1, n_tasks=1).grid(seed=range(5)), results=tmp_path, progress=QUIET, replicas=2
+    )
+    assert sorted(run.manifest["sessions"][0]["side_by_side"] for run in runs) == [1, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("replicas", [0, -1, 2.5, True, "8"])
+def test_replicas_that_cannot_be_are_refused(tmp_path, replicas, no_training):
+    with pytest.raises(ConfigError, match=r"replicas = .*whole number of at least 1"):
+        hatlab.sweep([SMALL], results=tmp_path, progress=QUIET, replicas=replicas)
+
+
+class Full:
+    """Memory that holds two runs; the error comes in the midst of an epoch."""
+
+    def __init__(self, monkeypatch, holds, error):
+        self.holds, self.error, self.steps, self.sizes = holds, error, 0, []
+        self.original = engine.step
+        monkeypatch.setattr(engine, "step", self)
+
+    def __call__(self, network, state, *rest):
+        self.steps += 1
+        self.sizes.append(len(state.e))
+        if len(state.e) > self.holds and self.steps > 30:
+            raise self.error
+        return self.original(network, state, *rest)
+
+
+OUT_OF_MEMORY = [
+    torch.cuda.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_a_group_that_does_not_fit_into_memory_is_halved(tmp_path, monkeypatch, error):
+    configs = SMALL.grid(seed=range(5))
+    log = Log()
+    with monkeypatch.context() as patch:
+        full = Full(patch, 2, error)
+        runs = hatlab.sweep(configs, results=tmp_path / "a", progress=log)
+    assert set(full.sizes) >= {5, 3, 2}
+    assert log.notes[0] == "out of memory with 5 runs side by side: going on with 3 at a time"
+    for run in runs:
+        assert_alike(run, hatlab.run(run.config, results=tmp_path / "b", progress=QUIET))
+        # what the checkpoints held was not trained again
+    assert any(session["from_epoch"] > 0 for run in runs for session in run.manifest["sessions"][1:])
+
+
+def test_a_run_that_does_not_fit_into_memory_alone_is_named(tmp_path, monkeypatch):
+    Full(monkeypatch, 0, MemoryError())
+    with pytest.raises(OutOfMemory, match=rf"run {SMALL.run_id} \(digits c=0.75 seed=0\) does not fit into memory"):
+        hatlab.run(SMALL, results=tmp_path, progress=QUIET)
+
+
+def test_an_error_that_is_not_about_memory_is_not_retried(tmp_path, monkeypatch):
+    Full(monkeypatch, 0, RuntimeError("something else"))
+    with pytest.raises(RuntimeError, match="something else"):
+        hatlab.sweep(SMALL.grid(seed=range(4)), results=tmp_path, progress=QUIET)
+
+
+def test_a_sweep_in_which_one_run_diverges_finishes_the_others_first(tmp_path):
+    configs = [SMALL, SMALL.replace(learning_rate=1e30), SMALL.replace(seed=1)]
+    log = Log()
+    with pytest.raises(
+        TrainingDiverged, match=f"1 of 3 runs diverged; the others are finished:\nrun {configs[1].run_id}"
+    ):
+        hatlab.sweep(configs, results=tmp_path, progress=log)
+    assert "diverged" in log.notes[0]
+    for config in (configs[0], configs[2]):
+        manifest = json.loads((tmp_path / "runs" / config.run_id / "manifest.json").read_text())
+        assert manifest["state"] == "finished"
+
+
+def test_checkpoints_take_a_small_part_of_the_time(tmp_path, monkeypatch):
+    """A checkpoint that takes long is written seldom; the last one always."""
+    now = [0.0]
+    monkeypatch.setattr(runs.time, "perf_counter", lambda: now[0])
+    saved = []
+
+    def save(self, state):
+        saved.append((state["task"], state["within"] and state["within"]["epoch"]))
+        now[0] += 1.0
+        self.checkpoint.touch()
+
+    class Epoch(Progress):
+        def epoch_done(self, *_):
+            now[0] += 4.0
+
+    monkeypatch.setattr(runs.Record, "save_checkpoint", save)
+    hatlab.run(SMALL.replace(max_epochs=8), results=tmp_path, progress=Epoch())
+    # 20 seconds, which are 5 epochs, lie between two
+    assert saved == [(0, 1), (0, 6), (1, 3), (2, None), (2, 5), (3, None)]
+
+
 # --- interruption ---------------------------------------------------------------------------------------------------
 
 
@@ -95,7 +271,7 @@ class FirstEpoch(Progress):
     def __init__(self, under_way):
         self.under_way = under_way
 
-    def epoch_done(self, task, epoch, valid_accuracy, usage):
+    def epoch_done(self, run_id, task, epoch, valid_accuracy, usage):
         self.under_way.set()
 
 
@@ -116,7 +292,8 @@ def test_a_run_killed_at_ten_random_moments_ends_with_the_same_bytes(tmp_path, c
         under_way = context.Event()
         process = context.Process(target=train_and_tell, args=(config, results, under_way))
         process.start()
-        under_way.wait()
+        while not under_way.wait(0.1):
+            assert process.exitcode is None, "the process died before its first epoch"
         return process
 
     whole = start(tmp_path / "whole")
@@ -150,9 +327,11 @@ def test_a_run_killed_at_ten_random_moments_ends_with_the_same_bytes(tmp_path, c
         print(f"\n10 kills, last checkpoints (task, epoch): {sorted(seen, key=str)}")
 
 
-def test_ctrl_c_keeps_what_is_done_and_the_next_call_goes_on(tmp_path):
+def test_ctrl_c_keeps_what_is_done_and_the_next_call_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "CHECKPOINT_EVERY", 0)
+
     class Interrupt(Progress):
-        def epoch_done(self, task, epoch, valid_accuracy, usage):
+        def epoch_done(self, run_id, task, epoch, valid_accuracy, usage):
             if (task, epoch) == (1, 1):
                 raise KeyboardInterrupt
 
@@ -161,7 +340,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_call_goes_on(tmp_path):
     seen = []
 
     class Watch(Progress):
-        def epoch_done(self, task, epoch, valid_accuracy, usage):
+        def epoch_done(self, run_id, task, epoch, valid_accuracy, usage):
             seen.append((task, epoch))
 
     resumed = hatlab.run(SMALL, results=tmp_path / "stopped", progress=Watch())
@@ -174,15 +353,14 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_call_goes_on(tmp_path):
 
 
 def test_a_run_that_diverged_keeps_its_last_good_checkpoint(tmp_path, monkeypatch):
-    original, count = training.step, iter(range(10**9))
+    original, count = engine.step, iter(range(10**9))
 
     def poisoned(*arguments):
-        state, losses = original(*arguments)
-        return state, losses * (float("nan") if next(count) == 25 else 1)
+        return original(*arguments) * (float("nan") if next(count) == 25 else 1)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "step", poisoned)
-        with pytest.raises(training.TrainingDiverged, match="step"):
+        patch.setattr(engine, "step", poisoned)
+        with pytest.raises(TrainingDiverged, match="step"):
             hatlab.run(SMALL, results=tmp_path / "a", progress=QUIET)
     assert (tmp_path / "a" / "runs" / SMALL.run_id / "checkpoint.pt").exists()
     resumed = hatlab.run(SMALL, results=tmp_path / "a", progress=QUIET)
@@ -198,7 +376,7 @@ def no_training(monkeypatch):
     def forbidden(*_):
         raise AssertionError("a step was taken")
 
-    monkeypatch.setattr(training, "step", forbidden)
+    monkeypatch.setattr(engine, "step", forbidden)
 
 
 def test_one_bad_config_stops_a_sweep_before_the_first_run(tmp_path, no_training):

@@ -5,7 +5,7 @@ import pytest
 from hatlab.config import RunConfig
 from hatlab.metrics import mean_interval
 from hatlab.runs import Run, Tables
-from hatlab.summary import by_compressibility, by_task, describe
+from hatlab.summary import by_compressibility, by_run, by_task, describe, over_seeds
 
 NONE = pd.DataFrame()
 
@@ -61,3 +61,57 @@ def test_many_runs_by_compressibility():
 )
 def test_titles_say_what_was_trained_on_what(tmp_path, values, text):
     assert describe(run(tmp_path, **values)) == text
+
+
+def of_sweep(tmp_path, **values):
+    config = RunConfig(**values)
+    return Run(config, tmp_path, {}, tables(config.c, config.seed))
+
+
+def test_one_row_per_run_of_a_sweep(tmp_path):
+    runs = [of_sweep(tmp_path, c=c, seed=seed) for c in (2.5, 0.1) for seed in (0, 2)]
+    table = by_run(runs, ["c", "seed"])
+    assert list(table.columns) == ["c", "seed", "run", "accuracy", "usage", "backward_transfer"]
+    assert table[["c", "seed"]].to_numpy().tolist() == [[2.5, 0], [2.5, 2], [0.1, 0], [0.1, 2]]
+    assert list(table["run"]) == [run.run_id for run in runs]
+    np.testing.assert_allclose(table["accuracy"], [60, 62, 60, 62])  # of 40 and 80, of 42 and 82
+    np.testing.assert_allclose(table["usage"], [40, 41, 40, 41])
+    np.testing.assert_allclose(table["backward_transfer"], -10)
+
+
+def test_a_single_task_transfers_nothing(tmp_path):
+    both = tables(0.75, 0)
+    first = Tables(NONE, both.accuracy.query("after_task == 0"), NONE, both.tasks.query("task == 0"))
+    table = by_run([Run(RunConfig(), tmp_path, {}, first)], [])
+    assert list(table.columns) == ["run", "accuracy", "usage", "backward_transfer"]
+    np.testing.assert_allclose(table.loc[0, ["accuracy", "usage"]].astype(float), [50, 20])
+    assert np.isnan(table.loc[0, "backward_transfer"])
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("c", [2.5, 0.1]),
+        ("widths", [(100, 100), (400,)]),
+        ("n_tasks", [3, None]),
+        ("validation", ["train", 0.15]),
+        ("classes_per_task", [5, (2, 5)]),
+    ],
+)
+def test_means_over_seeds_of_whatever_else_varies(tmp_path, name, values):
+    runs = [of_sweep(tmp_path, **{"seed": seed, name: value}) for seed in (0, 1, 4) for value in values]
+    table = over_seeds(by_run(runs, ["seed", name]))
+    assert list(table[name]) == values and list(table["seeds"]) == [3, 3]
+    for row in range(2):
+        for column, of_seeds in (
+            ("accuracy", [60, 61, 64]),
+            ("usage", [40, 40.5, 42]),
+            ("backward_transfer", [-10, -10, -10]),
+        ):
+            found = table.loc[row, [column, f"{column}_low", f"{column}_high"]].astype(float)
+            np.testing.assert_allclose(found, mean_interval(of_seeds))
+
+
+def test_means_over_seeds_alone_are_one_row(tmp_path):
+    table = over_seeds(by_run([of_sweep(tmp_path, seed=seed) for seed in (0, 2)], ["seed"]))
+    assert len(table) == 1 and table.columns[0] == "seeds" and table.loc[0, "accuracy"] == pytest.approx(61)

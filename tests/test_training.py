@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from hatlab import protection, training
-from hatlab.config import ConfigError, RunConfig
+from hatlab import engine, protection, training
+from hatlab.config import RunConfig
+from hatlab.engine import Group
+from hatlab.loading import Images
 from hatlab.progress import Progress
 from hatlab.tasks import make_sequence
 from hatlab.training import Trainer, TrainingDiverged, build_network, evaluate
@@ -21,7 +23,16 @@ def nothing():
 
 
 def trainer_of(config):
-    return Trainer(config, make_sequence(config), CPU)
+    sequence = make_sequence(config)
+    return Trainer(config, sequence, Images.of(sequence.datasets, CPU))
+
+
+def train(run, after_epoch=nothing, progress=None):
+    """Train it alone; what the engine does is tested with the engine."""
+    group = Group([run])
+    group.train(lambda _: after_epoch(), progress or Progress())
+    for _, error in group.diverged:
+        raise error
 
 
 def test_no_protected_weight_moves_over_five_tasks_of_split_mnist(shared_data, capsys):
@@ -31,11 +42,11 @@ def test_no_protected_weight_moves_over_five_tasks_of_split_mnist(shared_data, c
     history = []  # after each task: the protected places and their values
 
     class Watch(Progress):
-        def task_done(self, task, epochs, accuracy, usage):
+        def task_done(self, run_id, task, epochs, accuracy, usage):
             factors, values = run.network.movable(run.cumulative), dict(run.network.named_parameters())
             history.append((factors, protection.protected_values(values, factors)))
 
-    run.train(nothing, Watch())
+    train(run, progress=Watch())
     assert len(history) == 5
     values = dict(run.network.named_parameters())
     for factors, frozen in history:
@@ -53,14 +64,14 @@ def test_no_protected_weight_moves_over_five_tasks_of_split_mnist(shared_data, c
 
 def test_a_protected_weight_that_moves_ends_the_run(monkeypatch):
     run = trainer_of(SMALL.replace(c=2.5, max_epochs=4))
-    original = training.step
+    original = engine.step
 
-    def careless(network, task, state, batch, hyper, previous, factors):
-        return original(network, task, state, batch, hyper, previous, {})
+    def careless(network, state, batch, hyper, past):
+        return original(network, state, batch, hyper, past._replace(movable={}))
 
-    monkeypatch.setattr(training, "step", careless)
+    monkeypatch.setattr(engine, "step", careless)
     with pytest.raises(protection.FrozenWeightMoved, match="fully protected values"):
-        run.train(nothing, Progress())
+        train(run)
 
 
 def scripted_losses(monkeypatch, losses):
@@ -79,7 +90,7 @@ def test_the_rate_drops_after_patience_and_the_best_model_is_restored(monkeypatc
     config = SMALL.replace(n_tasks=1, c=0.0, max_epochs=200, lr_patience=2, lr_min=0.01)
     run = trainer_of(config)
     states = scripted_losses(monkeypatch, itertools.chain([3.0, 2.0, 2.5, 2.0, 1.0], itertools.repeat(1.0)))
-    run.train(nothing, Progress())
+    train(run)
     table = [(row[1], row[-1]) for row in run.rows["epochs"]]
     # epochs 2 and 3 are no better than 1 (equal is not better): /3; 5 and 6 no better than 4: /9 < lr_min, the end
     third = 0.05 / 3
@@ -93,7 +104,7 @@ def test_the_rate_drops_after_patience_and_the_best_model_is_restored(monkeypatc
 def test_the_validation_loss_of_the_authors_has_the_regularizer_and_the_papers_has_not():
     for schedule, extra in (("authors", True), ("paper", False)):
         run = trainer_of(SMALL.replace(n_tasks=1, max_epochs=1, schedule=schedule))
-        run.train(nothing, Progress())
+        train(run)
         ce, _ = evaluate(run.network, 0, run.data[0].valid, 400.0)
         r = float(torch.sigmoid(400 * run.network.gates[0].detach()).mean())
         assert run.rows["epochs"][0][4] == pytest.approx(ce + 0.75 * r * extra, abs=1e-5)
@@ -113,7 +124,7 @@ def test_evaluation_equals_a_plain_loop_and_does_not_depend_on_the_batch():
 def test_a_task_starts_at_half_the_units_and_its_curve_at_epoch_minus_one():
     config = SMALL.replace(widths=(2000, 2000), n_tasks=1, max_epochs=1)
     run = trainer_of(config)
-    run.train(nothing, Progress())
+    train(run)
     start = {row[2]: row for row in run.rows["capacity"] if row[1] == -1}
     assert start["fc1"][4] / 2000 == pytest.approx(0.5, abs=0.04)
     assert start["fc2"][6] / start["fc2"][5] == pytest.approx(0.25, abs=0.03)
@@ -122,22 +133,21 @@ def test_a_task_starts_at_half_the_units_and_its_curve_at_epoch_minus_one():
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(monkeypatch):
     run, saved = trainer_of(SMALL), []
-    original, calls = training.step, itertools.count()
+    original, calls = engine.step, itertools.count()
     steps = -(-len(run.data[0].train) // 32)
 
     def poisoned(*arguments):
-        state, losses = original(*arguments)
-        return state, losses * (float("nan") if next(calls) == steps + 2 else 1)
+        return original(*arguments) * (float("nan") if next(calls) == steps + 2 else 1)
 
-    monkeypatch.setattr(training, "step", poisoned)
+    monkeypatch.setattr(engine, "step", poisoned)
     with pytest.raises(TrainingDiverged, match=rf"task 1 \(.*\), epoch 2: step 3 of {steps} has cross-entropy nan"):
-        run.train(lambda: saved.append(run.within["epoch"]), Progress())
+        train(run, lambda: saved.append(run.within["epoch"]))
     assert saved == [1]
 
 
 def test_a_rate_that_is_far_too_high_diverges_with_an_error():
     with pytest.raises(TrainingDiverged, match="epoch"):
-        trainer_of(SMALL.replace(learning_rate=1e30)).train(nothing, Progress())
+        train(trainer_of(SMALL.replace(learning_rate=1e30)))
 
 
 def test_initial_weights_depend_on_the_seed_alone_and_leave_the_global_generator():
@@ -163,7 +173,7 @@ def test_the_papers_schedule_starts_from_xavier_uniform():
 
 def test_a_trainer_goes_on_from_a_saved_state_to_the_same_bits(tmp_path):
     whole = trainer_of(SMALL)
-    whole.train(nothing, Progress())
+    train(whole)
 
     class Stop(Exception):
         pass
@@ -176,15 +186,9 @@ def test_a_trainer_goes_on_from_a_saved_state_to_the_same_bits(tmp_path):
             raise Stop
 
     with pytest.raises(Stop):
-        part.train(save_and_stop, Progress())
+        train(part, save_and_stop)
     rest = trainer_of(SMALL)
     rest.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    rest.train(nothing, Progress())
+    train(rest)
     assert rest.rows == whole.rows
     assert all(torch.equal(a, b) for a, b in zip(rest.network.parameters(), whole.network.parameters(), strict=True))
-
-
-def test_a_run_begun_on_another_kind_of_device_is_refused():
-    saved = {**trainer_of(SMALL).state_dict(), "device": "cuda"}
-    with pytest.raises(ConfigError, match="device = 'cpu': the run was begun on cuda and can only go on there"):
-        trainer_of(SMALL).load_state_dict(saved)

@@ -1,0 +1,95 @@
+"""Which runs of a sweep train side by side, how many at a time, and on how many CPU threads.
+
+The rules read configs, sizes and free memory, and time nothing, so that a run repeated is the same run. What they were
+measured with is in `benchmarks/README.md`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+
+from hatlab.config import RunConfig
+from hatlab.engine import SHARED
+from hatlab.networks import HATNetwork
+
+__all__ = ["OutOfMemory", "fitting", "groups", "is_out_of_memory", "processor"]
+
+Job = TypeVar("Job")
+
+# On a CPU: weights of all runs of a group, 32 MB. Beyond, they leave the last cache between two steps.
+CPU_WEIGHTS = 8_000_000
+# Weights times images in a step, of all runs of a group: between 200-200 on digits in batches of 16 (0.8 million),
+# where a second thread gains next to nothing, and 100-100 on MNIST in batches of 64 (6 million), where it does.
+SMALL_STEP = 4_000_000
+# On a GPU: share of the free memory that a group may take, by an estimate.
+GPU_SHARE = 0.8
+# float32 values a run holds: of each weight its value, gradient, best value, what protects it and what is protected;
+# of each unit of each image in a step its factors, products and gradients.
+COPIES_OF_WEIGHTS, COPIES_OF_UNITS = 5, 10
+
+
+class OutOfMemory(RuntimeError):
+    """One run alone does not fit into memory; the message names it."""
+
+
+def groups(
+    jobs: Sequence[Job], config_of: Callable[[Job], RunConfig], most: Callable[[Job], int]
+) -> Iterator[list[Job]]:
+    """Yield `jobs` in groups that can share a step, in the order in which their first come.
+
+    `most(job)` says how many like this one go side by side; it is asked when their turn comes. Groups of one kind
+    differ in size by one at most.
+    """
+    kinds: dict[tuple[object, ...], list[Job]] = {}
+    for job in jobs:
+        kinds.setdefault(tuple(getattr(config_of(job), name) for name in SHARED), []).append(job)
+    for kind in kinds.values():
+        while kind:
+            parts = math.ceil(len(kind) / max(1, most(kind[0])))
+            size = math.ceil(len(kind) / parts)
+            yield kind[:size]
+            kind = kind[size:]
+
+
+def fitting(network: HATNetwork, batch_size: int, device: torch.device) -> int:
+    """Return how many runs of `network` are trained side by side on `device`: at least 1."""
+    weights = sum(p.numel() for p in network.parameters())
+    if device.type != "cuda":
+        return max(1, CPU_WEIGHTS // weights)
+    units = batch_size * sum(math.prod(shape) for shape in network.dropout_shapes)
+    free, _ = torch.cuda.mem_get_info(device)
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    one = 4 * (COPIES_OF_WEIGHTS * weights + COPIES_OF_UNITS * units)
+    return max(1, int(GPU_SHARE * (free + cached)) // one)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` is what torch or Python raise when a GPU's or the machine's memory runs out."""
+    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return on_cpu or isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
+
+
+@contextlib.contextmanager
+def processor(network: HATNetwork, batch_size: int, runs: int) -> Iterator[None]:
+    """Set the CPU up for steps of `runs` runs, and back at the end.
+
+    A step too small to share uses one thread: there, waking a second one costs what it saves, and where the cores are
+    busy many times that. Numbers below 1e-38, which some CPUs are slow with, count as 0.
+    """
+    threads = torch.get_num_threads()
+    flushed = not (torch.tensor(1e-40) * 1).item()
+    weights = sum(link.weights for link in network.links)
+    plain = all(isinstance(layer, torch.nn.Linear) for layer in network.trunk.values())
+    if plain and runs * batch_size * weights < SMALL_STEP:
+        torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(flushed)
