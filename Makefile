@@ -15,16 +15,17 @@ endif
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
   $$python tools/setup_venv.py --check >/dev/null 2>&1 && echo $$python && exit; done; echo python3)
 
-.PHONY: help reproduce test lint types lab lock clean
+.PHONY: help reproduce test bench lint types lab lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make reproduce   rerun the figures of notebooks/figures.yaml into results/ (PROFILE=quick)"
 	@echo "make test        run the tests (ARGS='-k capacity' to choose)"
+	@echo "make bench       speed and memory against peers, in about 25 minutes (ARGS='--quick', '--list', '--only NAME')"
 	@echo "make lint        ruff, mypy, and notebooks without outputs"
 	@echo "make lab         open JupyterLab on notebooks/"
 	@echo "make lock        write requirements.lock (ARGS='--upgrade-package torch==2.15.0' to move a pin)"
-	@echo "make clean       remove .venv and caches; results/ and data/ stay"
+	@echo "make clean       remove .venv, .venv-clarena and caches; results/ and data/ stay"
 
 .venv/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) tools/setup_venv.py --lock "$(LOCK)" $(if $(UV),--uv)
@@ -34,6 +35,9 @@ reproduce: .venv/.installed
 
 test: .venv/.installed
 	@$(BIN)/python -m pytest $(ARGS)
+
+bench: .venv/.installed
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 lint: .venv/.installed types
 	@$(BIN)/python -m ruff check
@@ -52,5 +56,5 @@ lock: $(if $(wildcard $(BIN)/uv*),,.venv/.installed)
 	  --output-file requirements.lock --quiet $(ARGS)
 
 clean:
-	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build *.egg-info
-	find hatlab tests tools -name __pycache__ -exec rm -rf {} +
+	rm -rf .venv .venv-clarena .hypothesis .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	find hatlab tests tools benchmarks -name __pycache__ -exec rm -rf {} +
