@@ -9,7 +9,7 @@ import torch
 
 import hatlab
 from hatlab.engine import Group
-from hatlab.grouping import fitting, groups, processor
+from hatlab.grouping import fitting, parts, processor
 from hatlab.progress import Progress
 from hatlab.runs import trainers
 from hatlab.training import Trainer
@@ -79,9 +79,7 @@ def sweep(configs: Sequence[hatlab.RunConfig], replicas: int | None = None, devi
 def train(runs: Sequence[Trainer], one_by_one_and_eager: bool) -> None:
     """Train `runs` on their GPU as a sweep would group them, or one after the other without capture."""
 
-    def most(run: Trainer) -> int:
-        return 1 if one_by_one_and_eager else fitting(run.network, run.config.batch_size, run.device)
-
-    for group in groups(runs, lambda run: run.config, most):
-        with processor(group[0].network, group[0].config.batch_size, len(group)):
+    network, size, device = runs[0].network, runs[0].config.batch_size, runs[0].device
+    for group in parts(runs, lambda: 1 if one_by_one_and_eager else fitting(network, size, device)):
+        with processor(network, size, len(group)):
             Group(group, capture=not one_by_one_and_eager).train(lambda run: None, Progress())

@@ -11,9 +11,11 @@ from typing import Any
 
 import hatlab
 from benchmarks.machine import cores
-from benchmarks.ours import sweep
+from benchmarks.ours import Epochs, sweep
+from benchmarks.processes import Processes
 from benchmarks.table import Measured, NotMeasured, Setting, row
 from benchmarks.timing import Ratio, curve, median_interval, ratio, rise_of, stopwatch, threads
+from hatlab.lanes import in_lanes
 from hatlab.paths import home
 
 
@@ -39,6 +41,50 @@ def sweep_16_widths_100(setting: Setting) -> Measured:
 @row("sweep_16_widths_400", "16 runs of MLP 784-400-400 as a sweep / one after the other, end to end", "<= 0.7")
 def sweep_16_widths_400(setting: Setting) -> Measured:
     return _sixteen(setting, 400, runs=5, epochs=1)
+
+
+def _processes(setting: Setting, config: hatlab.RunConfig) -> Measured:
+    """An epoch of 16 runs side by side, in one process per core with a thread each / in one with all threads."""
+    setting.need_cores(2)
+    with threads(cores()), Processes(config, [range(core, 16, cores()) for core in range(cores())]) as apart:
+        together = Epochs(config.grid(seed=range(16)))
+        measured = ratio(stopwatch(apart), stopwatch(together), setting.runs(9))
+    return Measured(measured, ("one process per core", "threads inside a step"), "s", {"images": setting.images.title})
+
+
+@row("processes_widths_100", "16 runs, widths 100, side by side: one process per core / threads in a step", ">= 0.8")
+def processes_widths_100(setting: Setting) -> Measured:
+    return _processes(setting, setting.split_mnist(100, 100))
+
+
+@row("processes_widths_400", "16 runs, widths 400, side by side: the same", ">= 0.8")
+def processes_widths_400(setting: Setting) -> Measured:
+    return _processes(setting, setting.split_mnist(validation=0.5))
+
+
+def _lanes(setting: Setting, config: hatlab.RunConfig, pairs: int) -> Measured:
+    """An epoch of as many runs as there are cores, in lanes / one after the other with all threads inside a step."""
+    setting.need_cores(2)
+    with threads(cores()):
+        runs = [Epochs([config.replace(seed=seed)]) for seed in range(cores())]
+        at_once = functools.partial(in_lanes, [lambda check, run=run: run() for run in runs], len(runs))
+
+        def in_turn() -> None:
+            for run in runs:
+                run()
+
+        measured = ratio(stopwatch(at_once), stopwatch(in_turn), setting.runs(pairs))
+    return Measured(measured, ("in lanes", "threads inside a step"), "s", {"images": setting.images.title})
+
+
+@row("lanes_widths_2000", "MLP 784-2000-2000, a run per core: in lanes / in turn with threads in a step", "<= 1")
+def lanes_widths_2000(setting: Setting) -> Measured:
+    return _lanes(setting, setting.split_mnist(2000, 2000, validation=0.8), 9)
+
+
+@row("lanes_cnn", "the CNN: the same", "<= 1")
+def lanes_cnn(setting: Setting) -> Measured:
+    return _lanes(setting, setting.split_mnist(dataset=setting.images.cifar, network="cnn", validation=0.5), 5)
 
 
 def _curve(costs: dict[int, list[hatlab.RunConfig]], setting: Setting, unit: str) -> Measured:

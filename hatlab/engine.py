@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hatlab.attention import slopes
 from hatlab.networks import HATNetwork
@@ -38,15 +38,18 @@ class Group:
     Args:
         trainers: runs that agree in all of `SHARED`, over the same images.
         capture: on a CUDA device, record a step once and replay it as a whole.
+        check: called before every step, to raise where training is to end.
 
     Attributes:
         trainers: those that are not finished.
         diverged: those whose loss was no finite number, and why; they have left the group.
     """
 
-    def __init__(self, trainers: Iterable[Trainer], capture: bool = True) -> None:
+    def __init__(
+        self, trainers: Iterable[Trainer], capture: bool = True, check: Callable[[], None] = lambda: None
+    ) -> None:
         self.trainers = [trainer for trainer in trainers if not trainer.finished]
-        self.capture = capture
+        self.capture, self.check = capture, check
         self.diverged: list[tuple[Trainer, TrainingDiverged]] = []
         self._stack: _Stack | None = None
 
@@ -77,7 +80,7 @@ class Group:
             self._stack = None  # its memory is needed
             self._stack = _Stack(self.trainers, self.capture and self.trainers[0].device.type == "cuda")
         stack = self._stack
-        table = stack.epoch(self.trainers).double().cpu().numpy()  # the only wait for the device
+        table = stack.epoch(self.trainers, self.check).double().cpu().numpy()  # the only wait for the device
         return [table[stack.trainers.index(trainer)][: _steps(trainer)] for trainer in self.trainers]
 
 
@@ -103,9 +106,15 @@ class _Stack:
         self.device, self.size = first.device, first.config.batch_size
         units, inputs = self.network.gates.shape[1], list(self.network.units.values())[-1]
         classes = max(len(task.classes) for trainer in trainers for task in trainer.sequence.tasks)
+        trunk, linear = (
+            self._trunk(),
+            {name for name, layer in self.network.trunk.items() if isinstance(layer, nn.Linear)},
+        )
+        room = {name: torch.empty_like(p) for name, p in trunk.items() if name.split(".")[1] in linear and p.dim() == 3}
         self.state = State(
-            {**self._trunk(), "head.weight": self._empty(classes, inputs), "head.bias": self._empty(classes)},
+            {**trunk, "head.weight": self._empty(classes, inputs), "head.bias": self._empty(classes)},
             self._empty(units),
+            room if self.device.type == "cpu" else {},
         )
         config = first.config
         s_max = self._empty(dtype=torch.float64)
@@ -237,10 +246,12 @@ class _Stack:
         # drawn for a whole batch, whoever trains beside: a smaller batch uses the first images' part
         keep = [factors if factors is None else factors[:, :n] for factors in self.noise.draw(position)]
         position += self.noise.stride
-        state, hyper, past = (_first(active, part) for part in (self.state, self.hyper, self.past))
+        state, hyper, past = self.state, self.hyper, self.past
+        if active < len(self.trainers):
+            state, hyper, past = (_first(active, part) for part in (state, hyper, past))
         return step(self.network, state, Batch(x, labels, weight, keep, s[:, None]), hyper, past)
 
-    def epoch(self, trainers: Sequence[Trainer]) -> Tensor:
+    def epoch(self, trainers: Sequence[Trainer], check: Callable[[], None]) -> Tensor:
         """Take all steps of an epoch of `trainers`; returns (R, steps, 2), of which a run's first steps count."""
         self._load(trainers)
         plan = self._plan(trainers)
@@ -250,10 +261,12 @@ class _Stack:
             if self._graph is None:
                 self._graph = _Graph(self, plan)
             for k in range(steps):
+                check()
                 losses[:, k] = self._graph.replay({name: values[:, k] for name, values in plan.items()})
         else:
             lengths = [len(trainer.split.train) for trainer in trainers]
             for k in range(steps):
+                check()
                 left = [n - k * self.size for n in lengths if n > k * self.size]
                 active, width = len(left), min(max(left), self.size)
                 rows, labels, weight = (plan[name][:active, k, :width] for name in ("rows", "labels", "weight"))

@@ -17,7 +17,7 @@ from hatlab.config import RunConfig
 from hatlab.engine import SHARED
 from hatlab.networks import HATNetwork
 
-__all__ = ["OutOfMemory", "fitting", "groups", "is_out_of_memory", "processor"]
+__all__ = ["OutOfMemory", "fitting", "is_out_of_memory", "kinds", "lanes", "parts", "processor"]
 
 Job = TypeVar("Job")
 
@@ -26,6 +26,8 @@ CPU_WEIGHTS = 8_000_000
 # Weights times images in a step, of all runs of a group: between 200-200 on digits in batches of 16 (0.8 million),
 # where a second thread gains next to nothing, and 100-100 on MNIST in batches of 64 (6 million), where it does.
 SMALL_STEP = 4_000_000
+# Lanes take turns in Python, which needs about a millisecond of a step of thirty or more.
+MOST_LANES = 8
 # On a GPU: share of the free memory that a group may take, by an estimate.
 GPU_SHARE = 0.8
 # float32 values a run holds: of each weight its value, gradient, best value, what protects it and what is protected;
@@ -37,23 +39,21 @@ class OutOfMemory(RuntimeError):
     """One run alone does not fit into memory; the message names it."""
 
 
-def groups(
-    jobs: Sequence[Job], config_of: Callable[[Job], RunConfig], most: Callable[[Job], int]
-) -> Iterator[list[Job]]:
-    """Yield `jobs` in groups that can share a step, in the order in which their first come.
-
-    `most(job)` says how many like this one go side by side; it is asked when their turn comes. Groups of one kind
-    differ in size by one at most.
-    """
-    kinds: dict[tuple[object, ...], list[Job]] = {}
+def kinds(jobs: Sequence[Job], config_of: Callable[[Job], RunConfig]) -> list[list[Job]]:
+    """Return `jobs` in lists that can share a step, in the order in which their first come."""
+    found: dict[tuple[object, ...], list[Job]] = {}
     for job in jobs:
-        kinds.setdefault(tuple(getattr(config_of(job), name) for name in SHARED), []).append(job)
-    for kind in kinds.values():
-        while kind:
-            parts = math.ceil(len(kind) / max(1, most(kind[0])))
-            size = math.ceil(len(kind) / parts)
-            yield kind[:size]
-            kind = kind[size:]
+        found.setdefault(tuple(getattr(config_of(job), name) for name in SHARED), []).append(job)
+    return list(found.values())
+
+
+def parts(kind: Sequence[Job], most: Callable[[], int]) -> Iterator[list[Job]]:
+    """Yield the jobs of one kind in parts that differ in size by one at most; `most` is asked before each."""
+    left = list(kind)
+    while left:
+        size = math.ceil(len(left) / math.ceil(len(left) / max(1, most())))
+        yield left[:size]
+        left = left[size:]
 
 
 def fitting(network: HATNetwork, batch_size: int, device: torch.device) -> int:
@@ -66,6 +66,16 @@ def fitting(network: HATNetwork, batch_size: int, device: torch.device) -> int:
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     one = 4 * (COPIES_OF_WEIGHTS * weights + COPIES_OF_UNITS * units)
     return max(1, int(GPU_SHARE * (free + cached)) // one)
+
+
+def lanes(network: HATNetwork, jobs: int, device: torch.device) -> int:
+    """Return how many of `jobs` runs of `network` that train alone do so at once, in threads of their own.
+
+    More than one only on a CPU whose cache a single run fills: smaller ones are faster side by side, with all threads
+    inside each step.
+    """
+    alone = device.type == "cpu" and fitting(network, 1, device) == 1
+    return min(jobs, torch.get_num_threads(), MOST_LANES) if alone else 1
 
 
 def is_out_of_memory(error: BaseException) -> bool:

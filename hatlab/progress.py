@@ -14,6 +14,7 @@ import json
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -310,6 +311,20 @@ class _Tee(Progress):
     @staticmethod
     def _each(receivers: list[Callable[..., None]], *args: Any, **kwargs: Any) -> None:
         for receive in receivers:
+            receive(*args, **kwargs)
+
+
+class Shared(Progress):
+    """Passes every event to `display`, one at a time, from whatever thread it comes."""
+
+    def __init__(self, display: Progress) -> None:
+        lock = threading.Lock()
+        for event in EVENTS:
+            setattr(self, event, functools.partial(self._one, lock, getattr(display, event)))
+
+    @staticmethod
+    def _one(lock: threading.Lock, receive: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        with lock:
             receive(*args, **kwargs)
 
 

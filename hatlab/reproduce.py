@@ -24,10 +24,11 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from hatlab.config import ConfigError, RunConfig, nearest
+from hatlab.jobs import check_network
 from hatlab.pace import format_seconds
 from hatlab.paths import home, results_root
 from hatlab.progress import PROGRESS_FILE, Progress, default_progress, follow
-from hatlab.runs import check_network, find_device
+from hatlab.runs import find_device
 from hatlab.tasks import make_sequence
 
 __all__ = ["Job", "NotebookFailed", "plan", "reproduce"]

@@ -8,6 +8,7 @@ authors' code: forward, loss, backward, gradient masks, compensation, clipping, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -26,10 +27,13 @@ class State(NamedTuple):
     Attributes:
         parameters: the trunk's by their name in the network, "head.weight" and "head.bias": (R, ...).
         e: (R, all units), the embedding of the task that each run is at.
+        room: where the gradients of linear layers go, by the name and in the shape of their weights; those without an
+            entry are put in new memory, which a CPU's allocator gets from the system at every step if it is large.
     """
 
     parameters: dict[str, Tensor]
     e: Tensor
+    room: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Batch(NamedTuple):
@@ -109,8 +113,9 @@ class _Linear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, room: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
+        ctx.room = room
         return torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias[:, None], x, weight.mT)
 
     @staticmethod
@@ -119,20 +124,25 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         of_x = torch.bmm(gradient, weight) if ctx.needs_input_grad[0] else None
         of_bias = gradient.sum(1) if ctx.needs_input_grad[2] else None
-        return of_x, torch.bmm(gradient.mT, x), of_bias
+        return of_x, torch.bmm(gradient.mT, x, out=ctx.room), of_bias, None
 
 
-_linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] = _Linear.apply
+_linear: Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor] = _Linear.apply
 
 
 def forward(
-    network: HATNetwork, parameters: Mapping[str, Tensor], x: Tensor, mask: Tensor, keep: Sequence[Tensor | None]
+    network: HATNetwork,
+    parameters: Mapping[str, Tensor],
+    x: Tensor,
+    mask: Tensor,
+    keep: Sequence[Tensor | None],
+    room: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Tensor:
     """Return the logits of R runs, (R, n, classes).
 
     Args:
         network: gives the layers; its own parameters are not read.
-        parameters, x, keep: as in `State` and `Batch`.
+        parameters, x, keep, room: as in `State` and `Batch`.
         mask: (R, all units).
     """
     masks = network.split(mask)
@@ -140,7 +150,10 @@ def forward(
     for (name, layer), factor in zip(network.trunk.items(), keep[1:], strict=True):
         weight, bias = parameters[f"trunk.{name}.weight"], parameters.get(f"trunk.{name}.bias")
         if isinstance(layer, nn.Linear):
-            h = _times(F.relu(_linear(h.flatten(2), weight, bias)), factor) * masks[name][:, None]
+            h = (
+                _times(F.relu(_linear(h.flatten(2), weight, bias, room.get(f"trunk.{name}.weight"))), factor)
+                * masks[name][:, None]
+            )
         else:
             assert isinstance(layer, nn.Conv2d)
             # one convolution keeps a CPU busy, and groups are slow there
@@ -148,7 +161,7 @@ def forward(
             h = _times(F.relu(convolve(h, weight, bias, layer)), factor)
             pooled = F.max_pool2d(h.flatten(0, 1), 2)
             h = pooled.reshape(*h.shape[:2], *pooled.shape[1:]) * masks[name][:, None, :, None, None]
-    return _linear(h, parameters["head.weight"], parameters["head.bias"])
+    return _linear(h, parameters["head.weight"], parameters["head.bias"], None)
 
 
 def step(network: HATNetwork, state: State, batch: Batch, hyper: Hyper, past: Past) -> Tensor:
@@ -160,7 +173,7 @@ def step(network: HATNetwork, state: State, batch: Batch, hyper: Hyper, past: Pa
     with torch.enable_grad():
         parameters = {name: p.detach().requires_grad_() for name, p in state.parameters.items()}
         mask = gate(state.e, batch.s).requires_grad_()
-        logits = forward(network, parameters, batch.x, mask, batch.keep)
+        logits = forward(network, parameters, batch.x, mask, batch.keep, state.room)
         of_each = F.cross_entropy(logits.flatten(0, 1), batch.y.flatten(), reduction="none")
         cross_entropy = (of_each.reshape(batch.y.shape) * batch.weight).sum(1)
         # no run's loss depends on another's parameters: the gradient of the sum holds the gradient of each
@@ -168,13 +181,14 @@ def step(network: HATNetwork, state: State, batch: Batch, hyper: Hyper, past: Pa
     with torch.no_grad():
         of_mask += past.pull
         r = past.offset + (past.coefficient * mask).sum(1)
-        for name, gradient in zip(parameters, gradients, strict=True):
-            if name in past.movable:
-                gradient.mul_(past.movable[name])
         of_e = compensated_gradient(
             of_mask, mask, state.e, batch.s, hyper.s_max[:, None], hyper.compensation, hyper.cosh_clamp
         )
-        norms = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in (*gradients, of_e)]
+        norms = [torch.linalg.vector_norm(of_e, dim=1)]
+        for name, gradient in zip(parameters, gradients, strict=True):
+            if name in past.movable:
+                gradient.mul_(past.movable[name])
+            norms.append(torch.linalg.vector_norm(gradient.flatten(1), dim=1))  # while it is in the cache
         norm = torch.linalg.vector_norm(torch.stack(norms, 1), dim=1)
         # a gradient of 0 moves nothing, but an idle run has the regularizer's
         trains = batch.weight[:, 0] > 0

@@ -7,6 +7,7 @@ epochs themselves are the engine's, which takes those of several runs side by si
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,9 @@ from hatlab.regularizer import mask_sparsity
 from hatlab.tasks import TaskSequence
 
 __all__ = ["Trainer", "TrainingDiverged", "build_network", "evaluate"]
+
+
+_GLOBAL_GENERATOR = threading.Lock()  # of initial weights; runs may start in several threads at once
 
 
 class TrainingDiverged(RuntimeError):
@@ -53,7 +57,7 @@ def build_network(config: RunConfig, sequence: TaskSequence) -> HATNetwork:
         ValueError: the network does not take images of this size.
     """
     classes = [len(task.classes) for task in sequence.tasks]
-    with torch.random.fork_rng(devices=[]):
+    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         common = (sequence.input_shape, classes)
         network = (

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import hatlab
-from hatlab import engine, runs
+from hatlab import engine, grouping, jobs
 from hatlab.config import ConfigError, RunConfig
 from hatlab.grouping import OutOfMemory
 from hatlab.progress import Progress
@@ -55,7 +55,7 @@ def test_a_run_leaves_its_tables_and_its_manifest(tmp_path):
 def test_a_finished_run_is_loaded_and_not_repeated(tmp_path, monkeypatch):
     first = hatlab.run(SMALL, results=tmp_path, progress=QUIET)
     monkeypatch.setattr(engine, "step", None)
-    monkeypatch.setattr(runs, "make_sequence", None)
+    monkeypatch.setattr(jobs, "make_sequence", None)
     again = hatlab.run(SMALL, results=tmp_path, progress=QUIET)
     for name in TABLES:
         pd.testing.assert_frame_equal(getattr(first, name), getattr(again, name))
@@ -222,6 +222,56 @@ def test_a_run_that_does_not_fit_into_memory_alone_is_named(tmp_path, monkeypatc
         hatlab.run(SMALL, results=tmp_path, progress=QUIET)
 
 
+@pytest.fixture
+def lanes(monkeypatch):
+    """Every run is held for one that fills the cache, and two CPU threads are there."""
+    monkeypatch.setattr(grouping, "CPU_WEIGHTS", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+
+
+def test_large_runs_train_in_lanes_on_a_cpu(tmp_path, lanes):
+    configs = SMALL.grid(seed=range(5))
+    log = Log()
+    together = hatlab.sweep(configs, results=tmp_path / "a", progress=log, device="cpu")
+    sessions = [run.manifest["sessions"][0] for run in together]
+    assert {(session["side_by_side"], session["threads"]) for session in sessions} == {(1, 1)}
+    ends = [log.events.index(("done", config.run_id, False)) for config in configs]
+    starts = [k for k, event in enumerate(log.events) if event[0] == "started"]
+    assert starts[1] < min(ends), "the second run starts before the first is done"
+    for run in together:
+        alone = hatlab.sweep([run.config], results=tmp_path / "b", progress=QUIET, device="cpu", replicas=1)[0]
+        assert_alike(run, alone)
+
+
+def test_one_after_the_other_means_no_lanes(tmp_path, lanes):
+    log = Log()
+    hatlab.sweep(SMALL.grid(seed=[0, 1]), results=tmp_path, progress=log, device="cpu", replicas=1)
+    assert [event[0] for event in log.events if event[0] != "epoch"] == ["started", "done"] * 2
+
+
+def test_ctrl_c_ends_all_lanes_and_the_next_call_goes_on(tmp_path, lanes, monkeypatch):
+    configs = SMALL.replace(max_epochs=20).grid(seed=[0, 1])
+
+    class Interrupt(Log):
+        def epoch_done(self, run_id, task, epoch, valid_accuracy, usage):
+            super().epoch_done(run_id, task, epoch, valid_accuracy, usage)
+            if (task, epoch) == (1, 1):
+                raise KeyboardInterrupt
+
+    log = Interrupt()
+    with pytest.raises(KeyboardInterrupt):
+        hatlab.sweep(configs, results=tmp_path / "a", progress=log, device="cpu")
+    assert "done" not in [event[0] for event in log.events]
+    for run in hatlab.sweep(configs, results=tmp_path / "a", progress=QUIET, device="cpu"):
+        assert run.manifest["sessions"][1]["from_task"] > 0 or run.manifest["sessions"][1]["from_epoch"] > 0
+        alone = hatlab.sweep([run.config], results=tmp_path / "b", progress=QUIET, device="cpu", replicas=1)[0]
+        assert_alike(run, alone)
+
+
 def test_an_error_that_is_not_about_memory_is_not_retried(tmp_path, monkeypatch):
     Full(monkeypatch, 0, RuntimeError("something else"))
     with pytest.raises(RuntimeError, match="something else"):
@@ -244,7 +294,7 @@ def test_a_sweep_in_which_one_run_diverges_finishes_the_others_first(tmp_path):
 def test_checkpoints_take_a_small_part_of_the_time(tmp_path, monkeypatch):
     """A checkpoint that takes long is written seldom; the last one always."""
     now = [0.0]
-    monkeypatch.setattr(runs.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(jobs.time, "perf_counter", lambda: now[0])
     saved = []
 
     def save(self, state):
@@ -256,7 +306,7 @@ def test_checkpoints_take_a_small_part_of_the_time(tmp_path, monkeypatch):
         def epoch_done(self, *_):
             now[0] += 4.0
 
-    monkeypatch.setattr(runs.Record, "save_checkpoint", save)
+    monkeypatch.setattr(jobs.Record, "save_checkpoint", save)
     hatlab.run(SMALL.replace(max_epochs=8), results=tmp_path, progress=Epoch())
     # 20 seconds, which are 5 epochs, lie between two
     assert saved == [(0, 1), (0, 6), (1, 3), (2, None), (2, 5), (3, None)]
@@ -328,7 +378,7 @@ def test_a_run_killed_at_ten_random_moments_ends_with_the_same_bytes(tmp_path, c
 
 
 def test_ctrl_c_keeps_what_is_done_and_the_next_call_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "CHECKPOINT_EVERY", 0)
+    monkeypatch.setattr(jobs, "CHECKPOINT_EVERY", 0)
 
     class Interrupt(Progress):
         def epoch_done(self, run_id, task, epoch, valid_accuracy, usage):
