@@ -115,7 +115,7 @@ class RunConfig(BaseModel):
     weight_decay: float = Field(0.0, description="must be 0: it would move frozen weights")
     seed: int = Field(0, ge=0, lt=2**32, description="task order, validation split, initial weights, batches, dropout")
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -171,11 +171,11 @@ class RunConfig(BaseModel):
         except ConfigError as error:
             raise ConfigError(f"in {source}: {error}") from None
 
-    def replace(self, **changes: Any) -> RunConfig:
+    def replace(self, /, **changes: Any) -> RunConfig:
         """Return a copy with `changes`, checked like a new config."""
         return type(self)(**{**self.model_dump(), **changes})
 
-    def grid(self, **axes: Sequence[Any]) -> list[RunConfig]:
+    def grid(self, /, **axes: Sequence[Any]) -> list[RunConfig]:
         """Return a copy for each combination of the values in `axes`, the last one varying fastest.
 
         Raises:

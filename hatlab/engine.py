@@ -49,7 +49,8 @@ class Group:
         self, trainers: Iterable[Trainer], capture: bool = True, check: Callable[[], None] = lambda: None
     ) -> None:
         self.trainers = [trainer for trainer in trainers if not trainer.finished]
-        self.capture, self.check = capture, check
+        self.captured = capture and any(trainer.device.type == "cuda" for trainer in self.trainers)
+        self.check = check
         self.diverged: list[tuple[Trainer, TrainingDiverged]] = []
         self._stack: _Stack | None = None
 
@@ -78,7 +79,7 @@ class Group:
             trainer.begin_epoch()
         if self._stack is None or not self._stack.serves(self.trainers):
             self._stack = None  # its memory is needed
-            self._stack = _Stack(self.trainers, self.capture and self.trainers[0].device.type == "cuda")
+            self._stack = _Stack(self.trainers, self.captured)
         stack = self._stack
         table = stack.epoch(self.trainers, self.check).double().cpu().numpy()  # the only wait for the device
         return [table[stack.trainers.index(trainer)][: _steps(trainer)] for trainer in self.trainers]

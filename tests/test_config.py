@@ -356,3 +356,10 @@ def test_a_grid_that_means_nothing_is_refused(axes, message):
 def test_one_number_of_classes_is_the_same_run_as_a_list_of_one():
     assert RunConfig(classes_per_task=[5]) == RunConfig(classes_per_task=5)
     assert RunConfig(classes_per_task=[5]).run_id == RunConfig(classes_per_task=5).run_id
+
+
+def test_a_parameter_called_self_is_unknown_like_any_other():
+    for call in (lambda: RunConfig(**{"self": 1}), lambda: RunConfig().replace(**{"self": 1}),
+                 lambda: RunConfig().grid(**{"self": [1]})):  # fmt: skip
+        with pytest.raises(ConfigError, match="unknown parameter 'self'"):
+            call()
