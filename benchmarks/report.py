@@ -88,6 +88,7 @@ def plot(path: Path, machine: Mapping[str, Any], rows: Iterable[Record]) -> None
         axes.set(xscale="log", xticks=counts, xlabel=f"{row['unit']}s", ylabel=f"seconds per {row['unit']}")
         axes.set_xticks([], minor=True)
         axes.set_xticklabels(map(str, counts))
+        axes.margins(y=0.1)
         axes.set_ylim(bottom=0)
         axes.set_title(f"{row['name']}: highest rise {row['ratio']:.2f}", fontsize="medium")
     figure.suptitle(f"{machine['cpu']}, {machine['cores']} cores", fontsize="small")

@@ -12,6 +12,7 @@ from benchmarks.machine import cores
 from benchmarks.ours import Epochs, set_up
 from benchmarks.table import Measured, NotMeasured, Setting, row
 from benchmarks.timing import Ratio, ratio, stopwatch, threads
+from hatlab.lanes import in_lanes
 
 
 def _step_against_bare(setting: Setting, threads_: int) -> Measured:
@@ -113,7 +114,8 @@ def clarena_set_up(setting: Setting) -> Measured:
     return Measured(measured, ("CLArena's set-up", "hatlab's set-up"), "s", {"images": setting.images.title})
 
 
-def _share_of_sgemm(setting: Setting, threads_: int) -> Measured:
+def _share_of_sgemm(setting: Setting, threads_: int, lanes: int = 1) -> Measured:
+    """FLOP/s of a step's products over torch.mm's, of one run, or of a run in each of `lanes` at once."""
     size, widths = 2048, (784, 2000, 2000)
     a, b = torch.randn(size, size), torch.randn(size, size)
     out = torch.empty(size, size)
@@ -121,11 +123,13 @@ def _share_of_sgemm(setting: Setting, threads_: int) -> Measured:
     # one product forward and two backward, the gradients of weights and of inputs, which the first layer has not
     per_image = 2 * (3 * sum(products) - products[0])
     with threads(setting.need_cores(threads_)):
-        ours = Epochs([setting.split_mnist(2000, 2000, validation=0.9)])  # a short epoch
-        gflop = per_image * len(ours.first.split.train) / 1e9
+        config = setting.split_mnist(2000, 2000, validation=0.9)  # a short epoch
+        runs = [Epochs([config.replace(seed=seed)]) for seed in range(lanes)]
+        gflop = per_image * sum(len(run.first.split.train) for run in runs) / 1e9
+        ours = functools.partial(in_lanes, [lambda check, run=run: run() for run in runs], lanes)
         measured = ratio(
             stopwatch(lambda: torch.mm(a, b, out=out), 2 * size**3 / 1e9, times=3),
-            stopwatch(ours, gflop),
+            stopwatch(ours if lanes > 1 else runs[0], gflop),
             setting.runs(9),
         )
     return Measured(measured, ("torch.mm 2048", "hatlab's step"), "s/GFLOP", {"images": setting.images.title})
@@ -139,6 +143,12 @@ def sgemm_1_thread(setting: Setting) -> Measured:
 @row("sgemm_2_threads", "the same with 2 threads", ">= 0.6")
 def sgemm_2_threads(setting: Setting) -> Measured:
     return _share_of_sgemm(setting, 2)
+
+
+@row("sgemm_lanes", "the same of a run per core, in lanes as a sweep trains them; torch.mm with all cores", ">= 0.6")
+def sgemm_lanes(setting: Setting) -> Measured:
+    setting.need_cores(2)
+    return _share_of_sgemm(setting, cores(), lanes=cores())
 
 
 @row(
