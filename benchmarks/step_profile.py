@@ -25,6 +25,5 @@ events = sorted(profiled.key_averages(), key=lambda event: -event.self_cpu_time_
 total = sum(event.self_cpu_time_total for event in events)
 print(f"{torch.get_num_threads()} threads, {total / steps / 1e3:.1f} ms a step")
 for event in events[:8]:
-    print(
-        f"{event.key[:24]:24} {event.self_cpu_time_total / steps / 1e3:6.2f} ms  {event.self_cpu_time_total / total:4.0%}"
-    )
+    of_step = event.self_cpu_time_total
+    print(f"{event.key[:24]:24} {of_step / steps / 1e3:6.2f} ms  {of_step / total:4.0%}")
