@@ -3,11 +3,12 @@
 The runs of a group keep their own books (`Trainer`). For each epoch the engine lays their weights, embeddings and
 hyper-parameters beside each other, lists which images each run takes at each step, and takes the steps. A run that
 has fewer steps than others drops out of the last ones; one that finishes a task goes on with its next at once; one
-that has finished all leaves the group. Nothing in an epoch waits for the device.
+that has finished all leaves the group. No step waits for the device; between epochs each run is validated by itself.
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -61,17 +62,24 @@ class Group:
             FrozenWeightMoved: a protected weight changed, which would be a defect of this program.
         """
         while self.trainers:
-            trained = list(self.trainers)
-            for trainer, losses in zip(trained, self.train_epoch(), strict=True):
-                try:
-                    trainer.end_epoch(losses, progress)
-                except TrainingDiverged as error:
-                    self.diverged.append((trainer, error))
-                    self.trainers.remove(trainer)
-                    continue
-                after_epoch(trainer)
-                if trainer.finished:
-                    self.trainers.remove(trainer)
+            for trainer, losses in zip(list(self.trainers), self.train_epoch(), strict=True):
+                self._end_epoch(trainer, losses, after_epoch, progress)
+        self._stack = None
+
+    def _end_epoch(
+        self, trainer: Trainer, losses: np.ndarray, after_epoch: Callable[[Trainer], None], progress: Progress
+    ) -> None:
+        try:
+            trainer.end_epoch(losses, progress)
+        except TrainingDiverged as error:
+            self.diverged.append((trainer, error.with_traceback(None)))  # it would hold on to the group
+        else:
+            after_epoch(trainer)
+            if not trainer.finished:
+                return
+        self.trainers.remove(trainer)
+        for p in trainer.network.parameters():
+            p.data = p.data.clone()  # its weights were a part of the group's, which is not to stay for it
 
     def train_epoch(self) -> list[np.ndarray]:
         """Train one epoch of each run's current task, without validation; return each run's losses, (steps, 2)."""
@@ -295,16 +303,19 @@ class _Graph:
         self.inputs["s"].fill_(1)
         before = stack.position.clone()
         # images that all count nothing change no weight, so the warm-up that libraries ask for does no harm
-        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(3):
-                self._step(stack)
-        torch.cuda.current_stream().wait_stream(aside)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.losses = self._step(stack)
-        stack.position.copy_(before)
+        self.device = stack.device
+        with torch.cuda.device(self.device):
+            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(3):
+                    self._step(stack)
+            torch.cuda.current_stream().wait_stream(aside)
+            gc.collect()  # an older graph must not be given up in the midst of this one
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, stream=aside):
+                self.losses = self._step(stack)
+            stack.position.copy_(before)
 
     def _step(self, stack: _Stack) -> Tensor:
         i = self.inputs
@@ -314,5 +325,6 @@ class _Graph:
         """Take a step with these inputs; the result is overwritten by the next."""
         for name, value in values.items():
             self.inputs[name].copy_(value)
-        self.graph.replay()
+        with torch.cuda.device(self.device):
+            self.graph.replay()
         return self.losses

@@ -30,9 +30,11 @@ SMALL_STEP = 4_000_000
 MOST_LANES = 8
 # On a GPU: share of the free memory that a group may take, by an estimate.
 GPU_SHARE = 0.8
-# float32 values a run holds: of each weight its value, gradient, best value, what protects it and what is protected;
-# of each unit of each image in a step its factors, products and gradients.
-COPIES_OF_WEIGHTS, COPIES_OF_UNITS = 5, 10
+# float32 values a run holds: of each weight its value, gradient, best value, what is protected, and twice what protects
+# it; of each unit of each image in a step its factors, products and gradients.
+COPIES_OF_WEIGHTS, COPIES_OF_UNITS = 6, 10
+# What errors say that have no type of their own: of a CPU, of a launch or a capture, of cuBLAS and cuDNN.
+OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
 
 class OutOfMemory(RuntimeError):
@@ -79,17 +81,24 @@ def lanes(network: HATNetwork, jobs: int, device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` is what torch or Python raise when a GPU's or the machine's memory runs out."""
-    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return on_cpu or isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
+    """Whether `error`, or one that it came from, is what is raised when a GPU's or the machine's memory runs out."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, MemoryError | torch.cuda.OutOfMemoryError):
+            return True
+        if isinstance(seen, RuntimeError) and any(text in str(seen) for text in OUT_OF_MEMORY):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 @contextlib.contextmanager
 def processor(network: HATNetwork, batch_size: int, runs: int) -> Iterator[None]:
-    """Set the CPU up for steps of `runs` runs, and back at the end.
+    """Set torch up for steps of `runs` runs, and back at the end.
 
-    A step too small to share uses one thread: there, waking a second one costs what it saves, and where the cores are
-    busy many times that. Numbers below 1e-38, which some CPUs are slow with, count as 0.
+    A GPU's convolutions keep to float32, which by default they round to TF32. On a CPU a step too small to share uses
+    one thread: there, waking a second one costs what it saves, and where the cores are busy many times that. Numbers
+    below 1e-38, which some CPUs are slow with, count as 0.
     """
     threads = torch.get_num_threads()
     flushed = not (torch.tensor(1e-40) * 1).item()
@@ -98,8 +107,11 @@ def processor(network: HATNetwork, batch_size: int, runs: int) -> Iterator[None]
     if plain and runs * batch_size * weights < SMALL_STEP:
         torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    tf32 = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
+        torch.backends.cudnn.allow_tf32 = tf32
         torch.set_num_threads(threads)
         torch.set_flush_denormal(flushed)

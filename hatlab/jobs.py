@@ -63,6 +63,8 @@ class Job:
             try:
                 trainer.load_state_dict(saved)
             except (KeyError, TypeError, RuntimeError) as error:
+                if is_out_of_memory(error):
+                    raise
                 raise RecordError(
                     f"{self.record.checkpoint} is not of this version of hatlab ({error!r}): delete it to begin anew"
                 ) from error
@@ -89,7 +91,7 @@ def _checksums(datasets: Sequence[Dataset]) -> dict[str, str]:
 
 
 def train(
-    group: list[Job], images: Callable[[], Images], progress: Progress, check: Callable[[], None] = lambda: None
+    group: list[Job], images: Images, progress: Progress, check: Callable[[], None] = lambda: None
 ) -> list[TrainingDiverged]:
     """Train jobs side by side, in smaller groups if memory runs out; return the errors of those that diverged.
 
@@ -97,10 +99,10 @@ def train(
 
     Raises:
         OutOfMemory: one run alone does not fit into memory.
-        RecordError: a checkpoint that cannot be used, a folder that can no longer be written.
+        RecordError: a checkpoint that cannot be used.
     """
     try:
-        return _train_together(group, images(), progress, check)
+        return _train_together(group, images, progress, check)
     except Exception as error:
         if not is_out_of_memory(error):
             raise

@@ -42,7 +42,10 @@ def in_lanes(work: Sequence[Callable[[Callable[[], None]], Result]], lanes: int)
     with ThreadPoolExecutor(lanes, thread_name_prefix="lane") as pool:
         futures = [pool.submit(lane, piece) for piece in work]
         try:
-            wait(futures, return_when=FIRST_EXCEPTION)
+            # in short waits, for a long one cannot be interrupted on Windows
+            while (seen := wait(futures, timeout=0.5, return_when=FIRST_EXCEPTION)).not_done:
+                if any(future.exception() for future in seen.done):
+                    break
         finally:
             stop.set()
             for future in futures:

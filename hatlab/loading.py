@@ -56,6 +56,7 @@ class Images:
 
     @property
     def device(self) -> torch.device:
+        """Where the images are."""
         return self.train.device
 
 

@@ -22,7 +22,7 @@ from typing import Any, Final, TextIO, cast
 
 from hatlab.pace import EPOCH_INTERVAL, Pace, RunPace, format_seconds
 
-__all__ = ["ConsoleProgress", "FileProgress", "Progress", "default_progress", "follow"]
+__all__ = ["ConsoleProgress", "FileProgress", "Progress", "Shared", "default_progress", "follow"]
 
 PROGRESS_FILE: Final = "HATLAB_PROGRESS_FILE"
 

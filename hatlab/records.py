@@ -112,7 +112,7 @@ class Record:
         return tables
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """Return the state after the last finished epoch; None if there is none. Runs no code from the file."""
+        """Return the state that was saved last; None if there is none. Runs no code from the file."""
         if not self.checkpoint.exists():
             return None
         try:

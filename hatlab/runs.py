@@ -7,6 +7,7 @@ side by side; each leaves what it would leave alone.
 from __future__ import annotations
 
 import functools
+import gc
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import torch
 
 from hatlab.config import ConfigError, RunConfig
 from hatlab.datasets import load, split_names
-from hatlab.grouping import fitting, kinds, lanes, parts
+from hatlab.grouping import OutOfMemory, fitting, kinds, lanes, parts
 from hatlab.jobs import Job, prepare, train
 from hatlab.lanes import in_lanes
 from hatlab.loading import Images
@@ -190,16 +191,20 @@ def _train(
     kind: list[Job], images: Callable[[], Images], device: torch.device, progress: Progress, replicas: int | None
 ) -> list[TrainingDiverged]:
     """Train jobs that can share a step, all that way or, on a CPU, the large ones in lanes."""
-    network, size = kind[0].network, kind[0].config.batch_size
+    network, size, held = kind[0].network, kind[0].config.batch_size, images()
     assert network is not None
     at_once = lanes(network, len(kind), device) if replicas is None else 1
-    if at_once == 1:
-        groups = parts(kind, lambda: replicas or fitting(network, size, device))
-        found = [train(group, images, progress) for group in groups]
-    else:
-        shared, held = Shared(progress), images()
-        found = in_lanes([functools.partial(train, [job], lambda: held, shared) for job in kind], at_once)
-    return [error for errors in found for error in errors]
+    while at_once > 1:
+        shared, left = Shared(progress), [job for job in kind if not job.record.finished]
+        try:
+            found = in_lanes([functools.partial(train, [job], held, shared) for job in left], at_once)
+            return [error for errors in found for error in errors]
+        except OutOfMemory:
+            at_once //= 2
+        gc.collect()
+        progress.note(f"out of memory: going on with {at_once} at a time")
+    groups = parts([job for job in kind if not job.record.finished], lambda: replicas or fitting(network, size, device))
+    return [error for group in groups for error in train(group, held, progress)]
 
 
 def trainers(configs: Sequence[RunConfig], device: str = "auto") -> list[Trainer]:

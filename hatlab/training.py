@@ -262,6 +262,6 @@ class Trainer:
     def _diverged(self, what: str) -> TrainingDiverged:
         epoch, name = self.within["epoch"] if self.within else 0, self.sequence.tasks[self.task].name
         return TrainingDiverged(
-            f"training diverged in task {self.task + 1} ({name}), epoch {epoch + 1}: {what}. The checkpoint of the "
-            f"last good epoch is kept; a learning_rate below {self.config.learning_rate:g} may help"
+            f"training diverged in task {self.task + 1} ({name}), epoch {epoch + 1}: {what}. The last "
+            f"checkpoint, if there is one, is kept; a learning_rate below {self.config.learning_rate:g} may help"
         )

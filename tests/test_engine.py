@@ -7,6 +7,7 @@ import torch
 from hatlab import engine, training
 from hatlab.config import RunConfig
 from hatlab.engine import Group
+from hatlab.grouping import processor
 from hatlab.loading import Images
 from hatlab.progress import Progress
 from hatlab.tasks import make_sequence
@@ -323,7 +324,8 @@ def test_captured_steps_are_the_eager_ones(tmp_path, network):
         images = Images.of(sequences[0].datasets, device)
         trainers = [Trainer(c, s, images) for c, s in zip(varied(base, 4), sequences, strict=True)]
         group = Group(trainers, capture)
-        group.train_epoch()
+        with processor(trainers[0].network, base.batch_size, 4):
+            group.train_epoch()
         results.append(trainers)
     for a, b in zip(*results, strict=True):
         assert a.steps == b.steps

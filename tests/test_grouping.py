@@ -102,6 +102,8 @@ def test_only_large_runs_on_a_cpu_train_in_lanes():
         (torch.cuda.OutOfMemoryError("CUDA out of memory"), True),
         (MemoryError(), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("shapes do not match"), False),
         (ValueError("can't allocate memory"), False),
         (KeyboardInterrupt(), False),
@@ -109,6 +111,15 @@ def test_only_large_runs_on_a_cpu_train_in_lanes():
 )
 def test_errors_about_memory_are_told_from_others(error, expected):
     assert is_out_of_memory(error) is expected
+
+
+def test_an_error_that_came_from_one_about_memory_is_told():
+    with pytest.raises(RuntimeError, match="capture") as caught:
+        try:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        finally:
+            raise RuntimeError("previous error during capture")
+    assert is_out_of_memory(caught.value)
 
 
 def test_what_torch_raises_on_a_cpu_is_told_too():

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import random
+import threading
 import time
 
 import numpy as np
@@ -17,7 +18,7 @@ from hatlab.grouping import OutOfMemory
 from hatlab.progress import Progress
 from hatlab.records import RecordError
 from hatlab.runs import find_device
-from hatlab.training import TrainingDiverged
+from hatlab.training import Trainer, TrainingDiverged
 
 SMALL = RunConfig(widths=(30, 20), batch_size=32, max_epochs=3, n_tasks=3)
 TABLES = ("capacity", "accuracy", "epochs", "tasks")
@@ -270,6 +271,46 @@ def test_ctrl_c_ends_all_lanes_and_the_next_call_goes_on(tmp_path, lanes, monkey
         assert run.manifest["sessions"][1]["from_task"] > 0 or run.manifest["sessions"][1]["from_epoch"] > 0
         alone = hatlab.sweep([run.config], results=tmp_path / "b", progress=QUIET, device="cpu", replicas=1)[0]
         assert_alike(run, alone)
+
+
+def test_lanes_that_do_not_fit_into_memory_are_halved(tmp_path, lanes, monkeypatch):
+    original, at_work, most = engine.step, set(), []
+
+    def full(*arguments):
+        at_work.add(threading.get_ident())
+        most.append(len(at_work))
+        if len(at_work) > 1:
+            at_work.clear()
+            raise MemoryError
+        return original(*arguments)
+
+    configs = SMALL.replace(max_epochs=6).grid(seed=range(3))
+    log = Log()
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "step", full)
+        together = hatlab.sweep(configs, results=tmp_path / "a", progress=log, device="cpu")
+    assert log.notes == ["out of memory: going on with 1 at a time"]
+    assert max(most) == 2
+    for run in together:
+        assert_alike(run, hatlab.run(run.config, results=tmp_path / "b", progress=QUIET, device="cpu"))
+
+
+def test_memory_that_runs_out_while_a_checkpoint_is_read_is_no_reason_to_delete_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "CHECKPOINT_EVERY", 0)
+
+    class Interrupt(Progress):
+        def task_done(self, *_):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hatlab.run(SMALL, results=tmp_path, progress=Interrupt())
+
+    def full(self, saved):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Trainer, "load_state_dict", full)
+    with pytest.raises(OutOfMemory, match="does not fit into memory"):
+        hatlab.run(SMALL, results=tmp_path, progress=QUIET)
 
 
 def test_an_error_that_is_not_about_memory_is_not_retried(tmp_path, monkeypatch):
