@@ -61,7 +61,8 @@ class Epochs:
 
     def _train(self, work: Callable[[], object]) -> None:
         # the CPU is set up as `hatlab.run` sets it up, and back before the other side's turn
-        with processor(self.first.network, self.first.config.batch_size, len(self.group.trainers)):
+        first = self.first
+        with processor(first.network, first.config.batch_size, len(self.group.trainers), first.device):
             work()
 
 
@@ -81,5 +82,5 @@ def train(runs: Sequence[Trainer], one_by_one_and_eager: bool) -> None:
 
     network, size, device = runs[0].network, runs[0].config.batch_size, runs[0].device
     for group in parts(runs, lambda: 1 if one_by_one_and_eager else fitting(network, size, device)):
-        with processor(network, size, len(group)):
+        with processor(network, size, len(group), device):
             Group(group, capture=not one_by_one_and_eager).train(lambda run: None, Progress())

@@ -115,15 +115,12 @@ class _Stack:
         self.device, self.size = first.device, first.config.batch_size
         units, inputs = self.network.gates.shape[1], list(self.network.units.values())[-1]
         classes = max(len(task.classes) for trainer in trainers for task in trainer.sequence.tasks)
-        trunk, linear = (
-            self._trunk(),
-            {name for name, layer in self.network.trunk.items() if isinstance(layer, nn.Linear)},
-        )
-        room = {name: torch.empty_like(p) for name, p in trunk.items() if name.split(".")[1] in linear and p.dim() == 3}
+        trunk = self._trunk()
+        linear = [f"trunk.{name}.weight" for name, layer in self.network.trunk.items() if isinstance(layer, nn.Linear)]
         self.state = State(
             {**trunk, "head.weight": self._empty(classes, inputs), "head.bias": self._empty(classes)},
             self._empty(units),
-            room if self.device.type == "cpu" else {},
+            {name: torch.empty_like(trunk[name]) for name in linear if self.device.type == "cpu"},
         )
         config = first.config
         s_max = self._empty(dtype=torch.float64)

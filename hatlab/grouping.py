@@ -93,8 +93,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def processor(network: HATNetwork, batch_size: int, runs: int) -> Iterator[None]:
-    """Set torch up for steps of `runs` runs, and back at the end.
+def processor(network: HATNetwork, batch_size: int, runs: int, device: torch.device) -> Iterator[None]:
+    """Set torch up for steps of `runs` runs on `device`, and back at the end.
 
     A GPU's convolutions keep to float32, which by default they round to TF32. On a CPU a step too small to share uses
     one thread: there, waking a second one costs what it saves, and where the cores are busy many times that. Numbers
@@ -108,10 +108,12 @@ def processor(network: HATNetwork, batch_size: int, runs: int) -> Iterator[None]
         torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     tf32 = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    if device.type == "cuda":  # elsewhere lanes would put back each other's value of what all threads share
+        torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = tf32
+        if device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = tf32
         torch.set_num_threads(threads)
         torch.set_flush_denormal(flushed)

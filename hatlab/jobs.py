@@ -128,7 +128,7 @@ def _train_together(
     books = {job.trainer(images): _Book(job) for job in group}
     first = group[0]
     assert first.network is not None
-    with processor(first.network, first.config.batch_size, len(group)):
+    with processor(first.network, first.config.batch_size, len(group), images.device):
         for trainer, book in books.items():
             book.open(trainer, len(group))
             progress.run_started(

@@ -150,10 +150,8 @@ def forward(
     for (name, layer), factor in zip(network.trunk.items(), keep[1:], strict=True):
         weight, bias = parameters[f"trunk.{name}.weight"], parameters.get(f"trunk.{name}.bias")
         if isinstance(layer, nn.Linear):
-            h = (
-                _times(F.relu(_linear(h.flatten(2), weight, bias, room.get(f"trunk.{name}.weight"))), factor)
-                * masks[name][:, None]
-            )
+            h = F.relu(_linear(h.flatten(2), weight, bias, room.get(f"trunk.{name}.weight")))
+            h = _times(h, factor) * masks[name][:, None]
         else:
             assert isinstance(layer, nn.Conv2d)
             # one convolution keeps a CPU busy, and groups are slow there

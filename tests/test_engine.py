@@ -324,7 +324,7 @@ def test_captured_steps_are_the_eager_ones(tmp_path, network):
         images = Images.of(sequences[0].datasets, device)
         trainers = [Trainer(c, s, images) for c, s in zip(varied(base, 4), sequences, strict=True)]
         group = Group(trainers, capture)
-        with processor(trainers[0].network, base.batch_size, 4):
+        with processor(trainers[0].network, base.batch_size, 4, device):
             group.train_epoch()
         results.append(trainers)
     for a, b in zip(*results, strict=True):

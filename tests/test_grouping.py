@@ -135,18 +135,31 @@ def test_the_processor_is_set_up_and_put_back(flushed):
     torch.set_flush_denormal(flushed)
     tiny = torch.tensor(1e-40)
     try:
-        with processor(mlp(10), 16, 1):
+        with processor(mlp(10), 16, 1, CPU):
             assert torch.get_num_threads() == 1
             assert (tiny * 1).item() == 0
-        with processor(mlp(400), 64, 1):
+        with processor(mlp(400), 64, 1, CPU):
             assert torch.get_num_threads() == 2
-        with processor(mlp(10), 16, 64), pytest.raises(ZeroDivisionError):
+        with processor(mlp(10), 16, 64, CPU), pytest.raises(ZeroDivisionError):
             assert torch.get_num_threads() == 2  # many small runs are a large step
             raise ZeroDivisionError
-        with processor(cnn(), 1, 1):
+        with processor(cnn(), 1, 1, CPU):
             assert torch.get_num_threads() == 2
         assert torch.get_num_threads() == 2
         assert ((tiny * 1).item() == 0) is flushed
     finally:
         torch.set_num_threads(before)
         torch.set_flush_denormal(False)
+
+
+@pytest.mark.parametrize(("device", "inside"), [("cuda", False), ("cpu", True)])
+def test_convolutions_keep_to_float32_on_a_gpu(device, inside):
+    """On a CPU the switch is left alone: lanes that overlap would leave it at each other's value."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        with processor(cnn(), 64, 1, torch.device(device)):
+            assert torch.backends.cudnn.allow_tf32 is inside
+        assert torch.backends.cudnn.allow_tf32 is True
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
