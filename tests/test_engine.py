@@ -291,8 +291,9 @@ def test_what_a_captured_step_is_given_makes_the_same_runs(monkeypatch):
         return Replayed(stack, plan)
 
     monkeypatch.setattr(engine, "_Graph", record)
-    base = SMALL.replace(batch_size=16)
-    # 192 steps at most: over many more, a difference in the last bit of an embedding grows
+    base = SMALL.replace(batch_size=64)
+    # 50 steps at most, as promised: over more, a difference in the last bit of an embedding grows, on some CPUs
+    # to 2e-4 within 200
     configs = [base.replace(seed=seed, max_epochs=epochs) for seed, epochs in enumerate((1, 1, 2, 3, 4))]
     trainers = trainers_of(configs)
     group = Group(trainers)
