@@ -1,7 +1,8 @@
 """hatlab: the capacity-usage curves of HAT (Hard Attention to the Task, Serra et al., ICML 2018), reproducible.
 
 `RunConfig` describes a run, `run` and `sweep` train it or load it, `collect` puts the tables of several side by
-side. The parts of the method can be used alone: `HATMLP`, `HATCNN`, `HATMaskSparsityReg`.
+side, `batch` runs a notebook with many parameters. The parts of the method can be used alone: `HATMLP`, `HATCNN`,
+`HATMaskSparsityReg`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hatlab.batches import batch
     from hatlab.config import ConfigError, RunConfig
     from hatlab.networks import HATCNN, HATMLP
     from hatlab.regularizer import HATMaskSparsityReg
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "batch": "batches",
     "ConfigError": "config",
     "RunConfig": "config",
     "HATCNN": "networks",
@@ -38,6 +41,7 @@ __all__ = [
     "Run",
     "RunConfig",
     "Tables",
+    "batch",
     "collect",
     "run",
     "sweep",

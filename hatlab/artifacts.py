@@ -6,20 +6,22 @@ the latter then adds what only it knows with `complete`. Equal figures and table
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import matplotlib as mpl
-import pandas as pd
-from matplotlib.figure import Figure
-
+from hatlab.files import atomic, write_json, write_table
 from hatlab.paths import home, results_root
 from hatlab.provenance import checksum, environment
-from hatlab.records import atomic, write_json, write_table
-from hatlab.runs import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from hatlab.runs import Run
 
 __all__ = ["MANIFEST", "complete", "save"]
 
@@ -30,8 +32,8 @@ def save(
     name: str,
     *,
     runs: Sequence[Run],
-    figures: Mapping[str, Figure],
-    tables: Mapping[str, pd.DataFrame],
+    figures: Mapping[str, Figure] | None = None,
+    tables: Mapping[str, pd.DataFrame] | None = None,
     profile: str = "interactive",
     results: Path | str | None = None,
     notebook: str = "",
@@ -50,9 +52,9 @@ def save(
     folder = (Path(results) if results else results_root()) / profile / name
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for stem, figure in figures.items():
+    for stem, figure in (figures or {}).items():
         written += _write_figure(folder, stem, figure, [run.run_id for run in runs])
-    for stem, table in tables.items():
+    for stem, table in (tables or {}).items():
         written += write_table(folder, stem, table)
     source = home() / "notebooks" / notebook
     manifest = {
@@ -75,10 +77,12 @@ def save(
 def complete(folder: Path, since: datetime, executed: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Add `facts` and the executed notebook's checksum to the manifest in `folder`, and return it.
 
-    A notebook that saved nothing after `since` gets a manifest of its own.
+    A notebook that saved nothing after `since`, or whose manifest cannot be read, gets a manifest of its own.
     """
     path = folder / MANIFEST
-    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    manifest: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):  # ValueError: the rest of one that was damaged
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     if not manifest or datetime.fromisoformat(manifest["written"]) < since:
         manifest = {"figure": folder.name, "written": datetime.now(UTC).isoformat(), **environment(), "artifacts": {}}
     manifest |= facts
@@ -88,6 +92,8 @@ def complete(folder: Path, since: datetime, executed: Path, facts: Mapping[str, 
 
 
 def _write_figure(folder: Path, stem: str, figure: Figure, run_ids: Sequence[str]) -> list[Path]:
+    import matplotlib as mpl
+
     png, pdf = folder / f"{stem}.png", folder / f"{stem}.pdf"
     runs = f"hatlab runs: {' '.join(run_ids)}"
     with mpl.rc_context({"pdf.fonttype": 42}):  # fonts as text that a journal can search and edit

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
 import click
 import yaml
 
-from hatlab import __version__
+from hatlab import __version__, batch_cli
 from hatlab.config import ConfigError, RunConfig
+from hatlab.options import axes_of, config_option, device_option, parameter_option, results_option
+from hatlab.values import read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["cli", "main"]
 
 INTERRUPTED: Final = 130
-WHOLE_NUMBERS: Final = re.compile(r"\s*([+-]?\d+)\s*\.\.\s*([+-]?\d+)\s*")
 
 
 class _Commands(click.Group):
@@ -50,72 +49,6 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="hatlab")
 def cli() -> None:
     """Hard Attention to the Task: rerun its capacity-usage curves, change a parameter, look again."""
-
-
-def _assignments(ctx: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, Any]:
-    """Read name=value pairs; values are YAML, so lists and numbers look as they do in figures.yaml."""
-    return {name: _value(value, text) for text in texts for name, value in [_pair(text)]}
-
-
-def _axes(ctx: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, list[Any] | range]:
-    """Read name=values pairs; values are a YAML list, or a..b for the whole numbers from a to b."""
-    if not texts:
-        raise click.UsageError("a sweep needs at least one --over NAME=VALUES, as in --over seed=0..9")
-    axes: dict[str, list[Any] | range] = {}
-    for text in texts:
-        name, value = _pair(text)
-        if name in axes:
-            raise click.BadParameter(f"'{text}' names {name} a second time; all its values belong into one list")
-        ends = WHOLE_NUMBERS.fullmatch(value)
-        values = range(int(ends[1]), int(ends[2]) + 1) if ends else _value(value, text)
-        if not isinstance(values, list | range) or not values:
-            raise click.BadParameter(
-                f"'{text}' gives no values to vary; allowed are a list of one or more, as in 'c=[0.1, 0.75]', "
-                f"and whole numbers from one to another that is not smaller, as in seed=0..9"
-            )
-        axes[name] = values
-    return axes
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name.strip() and equals):
-        raise click.BadParameter(f"'{text}' is not of the form name=value")
-    return name.strip(), value
-
-
-def _value(value: str, text: str) -> Any:
-    try:
-        return _number(yaml.safe_load(value))
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
-        raise click.BadParameter(f"the value in '{text}' is not YAML: {error}") from None
-
-
-def _number(value: Any) -> Any:
-    """YAML reads 1e-4 as text; people mean the number."""
-    if isinstance(value, list):
-        return [_number(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _number(item) for name, item in value.items()}
-    if isinstance(value, str):
-        try:
-            number = float(value)
-        except ValueError:
-            return value
-        return number if math.isfinite(number) else value
-    return value
-
-
-parameter_option = click.option(
-    "-p", "parameters", multiple=True, metavar="NAME=VALUE", callback=_assignments, help="Set a parameter; repeatable."
-)
-config_option = click.option(
-    "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="YAML file of parameters."
-)
-results_option = click.option(
-    "--results", type=click.Path(file_okay=False, path_type=Path), help="Results folder.  [default: results/]"
-)
-device_option = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda")
 
 
 @cli.command()
@@ -154,7 +87,7 @@ def run(parameters: dict[str, Any], config: Path | None, results: Path | None, d
     "axes",
     multiple=True,
     metavar="NAME=VALUES",
-    callback=_axes,
+    callback=axes_of,
     help="Vary a parameter: a list, or a..b for the whole numbers from a to b; repeatable.  [required]",
 )
 @config_option
@@ -168,7 +101,7 @@ def run(parameters: dict[str, Any], config: Path | None, results: Path | None, d
 )
 def sweep(
     parameters: dict[str, Any],
-    axes: dict[str, list[Any] | range],
+    axes: dict[str, list[Any]],
     config: Path | None,
     results: Path | None,
     device: str,
@@ -238,12 +171,12 @@ def _given(config: Path | None, parameters: dict[str, Any]) -> RunConfig:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = read_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of bytes that are no text, too
         raise ConfigError(f"{path} is not YAML: {error}") from None
-    if not isinstance(values, dict):
+    if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no parameters: lines of the form name: value are wanted")
-    return {name: _number(value) for name, value in values.items()}
+    return content
 
 
 @cli.command()
@@ -309,6 +242,10 @@ def verify(name: str) -> None:
         click.echo(f"{check.file}  {'ok' if check.ok else check.problem}")
     if not all(check.ok for check in checks):
         raise click.exceptions.Exit(1)
+
+
+for command in (batch_cli.batch, batch_cli.status, batch_cli.collect):
+    cli.add_command(command)
 
 
 def main() -> None:

@@ -28,6 +28,8 @@ CPU_WEIGHTS = 8_000_000
 SMALL_STEP = 4_000_000
 # Lanes take turns in Python, which needs about a millisecond of a step of thirty or more.
 MOST_LANES = 8
+# Each run holds a lock, which is an open file, and some systems allow a process 256 of those.
+MOST_TOGETHER = 128
 # On a GPU: share of the free memory that a group may take, by an estimate.
 GPU_SHARE = 0.8
 # float32 values a run holds: of each weight its value, gradient, best value, what is protected, and twice what protects
@@ -62,12 +64,12 @@ def fitting(network: HATNetwork, batch_size: int, device: torch.device) -> int:
     """Return how many runs of `network` are trained side by side on `device`: at least 1."""
     weights = sum(p.numel() for p in network.parameters())
     if device.type != "cuda":
-        return max(1, CPU_WEIGHTS // weights)
+        return max(1, min(CPU_WEIGHTS // weights, MOST_TOGETHER))
     units = batch_size * sum(math.prod(shape) for shape in network.dropout_shapes)
     free, _ = torch.cuda.mem_get_info(device)
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     one = 4 * (COPIES_OF_WEIGHTS * weights + COPIES_OF_UNITS * units)
-    return max(1, int(GPU_SHARE * (free + cached)) // one)
+    return max(1, min(int(GPU_SHARE * (free + cached)) // one, MOST_TOGETHER))
 
 
 def lanes(network: HATNetwork, jobs: int, device: torch.device) -> int:

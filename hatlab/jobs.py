@@ -125,6 +125,21 @@ def train(
 def _train_together(
     group: list[Job], images: Images, progress: Progress, check: Callable[[], None]
 ) -> list[TrainingDiverged]:
+    with contextlib.ExitStack() as held:
+        # in one order, so that two processes never wait for each other
+        for job in sorted(group, key=lambda job: job.config.run_id):
+            held.enter_context(job.record.lock(check, progress.note))
+        for job in [job for job in group if job.record.finished]:  # by another process, meanwhile
+            progress.run_started(job.config.run_id, job.label, 0, job.config.max_epochs, 0)
+            progress.run_done(job.config.run_id, loaded=True)
+        return _train_held([job for job in group if not job.record.finished], images, progress, check)
+
+
+def _train_held(
+    group: list[Job], images: Images, progress: Progress, check: Callable[[], None]
+) -> list[TrainingDiverged]:
+    if not group:
+        return []
     books = {job.trainer(images): _Book(job) for job in group}
     first = group[0]
     assert first.network is not None

@@ -12,7 +12,7 @@ from typing import Any
 
 from hatlab import __version__
 
-__all__ = ["checksum", "environment", "git_state", "versions"]
+__all__ = ["checksum", "environment", "git_state", "library_version", "versions"]
 
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pyarrow", "scikit-learn", "pydantic", "matplotlib")
 
@@ -33,6 +33,14 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def library_version() -> str:
+    """Return hatlab's version and a checksum of its code as it lies on the disk now: "0.1.0+3fa9c1e2"."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return f"{__version__}+{digest.hexdigest()[:8]}"
 
 
 def git_state() -> dict[str, Any]:

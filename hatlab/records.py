@@ -8,53 +8,25 @@ finished can be loaded instead of repeated. Tables hold nothing but results, so 
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 
 from hatlab.config import RunConfig
+from hatlab.files import atomic, write_json, write_table
 from hatlab.provenance import checksum
 
-__all__ = ["Record", "RecordError", "atomic", "write_json", "write_table"]
+__all__ = ["Record", "RecordError"]
 
 
 class RecordError(RuntimeError):
     """A results folder that cannot be written, or whose content does not belong to the run. Nothing is changed."""
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, and move it there if the block ends well."""
-    # not tempfile: it would make results that colleagues cannot read
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` as JSON, atomically."""
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def write_table(folder: Path, name: str, table: pd.DataFrame) -> list[Path]:
-    """Write `table` as `<name>.parquet` and `<name>.csv`, atomically, and return both paths."""
-    paths = [folder / f"{name}.parquet", folder / f"{name}.csv"]
-    with atomic(paths[0]) as temporary:
-        table.to_parquet(temporary, index=False)
-    with atomic(paths[1]) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
-    return paths
 
 
 class Record:
@@ -163,6 +135,36 @@ class Record:
             raise RecordError(
                 f"the results folder {self.folder} cannot be written: {error.strerror or error}"
             ) from error
+
+    @contextmanager
+    def lock(self, check: Callable[[], None], tell: Callable[[str], None]) -> Iterator[None]:
+        """Hold the run, so that no other process trains it meanwhile, and read anew what became of it until then.
+
+        The operating system lets go of it when this process ends, however that is.
+
+        Args:
+            check: called while another holds it, to raise where waiting is to end.
+            tell: called with a line for people, if it has to be waited for.
+        """
+        locks = self.folder.parent / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(locks / f"{self.config.run_id}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            tell(f"run {self.config.run_id} is being trained by another process: waiting for it")
+            while not lock.is_locked:
+                check()
+                with suppress(Timeout):
+                    lock.acquire(timeout=0.5)
+        try:
+            data = self.manifest.get("data")
+            self._read()
+            if data is not None:
+                self.verify_data(data)
+            yield
+        finally:
+            lock.release()
 
     def _read(self) -> None:
         path = self.folder / "manifest.json"

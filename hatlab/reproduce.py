@@ -1,30 +1,27 @@
 """`hatlab reproduce`: run the notebooks that `notebooks/figures.yaml` lists, with their parameters checked first.
 
-Papermill runs each notebook in a kernel of this same Python, whatever kernels are registered on the machine. It
-runs in a thread, so that the main thread can show the progress that the kernel writes to a file, and stop the
-kernel at Ctrl-C. The outcome lands in `<results>/<profile>/<figure>/`.
+The outcome lands in `<results>/<profile>/<figure>/`. While a kernel is at work, the progress that it writes to a file
+is shown here.
 """
 
 from __future__ import annotations
 
-import ast
-import asyncio
 import contextlib
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
 from hatlab.config import ConfigError, RunConfig, nearest
 from hatlab.jobs import check_network
+from hatlab.kernels import STOP_SECONDS, Execution
+from hatlab.notebook import Notebook
 from hatlab.pace import format_seconds
 from hatlab.paths import home, results_root
 from hatlab.progress import PROGRESS_FILE, Progress, default_progress, follow
@@ -32,10 +29,6 @@ from hatlab.runs import find_device
 from hatlab.tasks import make_sequence
 
 __all__ = ["Job", "NotebookFailed", "plan", "reproduce"]
-
-# What a notebook is told about where its outcome goes; users say it with options of the command.
-PLACE: Final = ("results", "profile", "figure")
-STOP_SECONDS: Final = 10
 
 
 class NotebookFailed(RuntimeError):
@@ -48,7 +41,7 @@ class Job:
 
     profile: str
     figure: str
-    notebook: Path
+    notebook: Notebook
     parameters: dict[str, Any]
     config: RunConfig  # of its first run
     device: str
@@ -107,9 +100,14 @@ def plan(profile: str, only: Sequence[str], parameters: Mapping[str, Any]) -> li
     jobs = []
     for figure, entry in figures.items():
         if not only or figure in only:
-            notebook = path.parent / entry["notebook"]
+            notebook = Notebook.read(path.parent / entry["notebook"])
             given = {**entry.get("parameters", {}), **parameters}
-            jobs.append(Job(profile, figure, notebook, given, *_check(notebook, given)))
+            try:
+                values = notebook.check(given)
+            except ConfigError as error:
+                raise ConfigError(f"in the parameters of {notebook.name}: {error}") from None
+            config, device = notebook.configs(values)[0], values.get("device", "auto")
+            jobs.append(Job(profile, figure, notebook, given, config, device))
     return jobs
 
 
@@ -117,46 +115,6 @@ def _known(what: str, name: str, valid: Mapping[str, Any]) -> str:
     if name not in valid:
         raise ConfigError(f"unknown {what} '{name}'{nearest(name, list(valid))} (known: {', '.join(valid)})")
     return name
-
-
-def _check(notebook: Path, given: Mapping[str, Any]) -> tuple[RunConfig, str]:
-    """Hold `given` against the notebook's parameters cell, and all values against the bounds of `RunConfig`; return
-    the config that they make, and the device."""
-    try:
-        import papermill
-    except ImportError:
-        raise ConfigError("notebooks need papermill and ipykernel: pip install 'hatlab[notebooks]'") from None
-    declared = papermill.inspect_notebook(notebook)
-    source = f"the parameters of {notebook.name}"
-    values = {}
-    for name in [name for name in declared if name not in PLACE]:
-        try:
-            values[name] = ast.literal_eval(declared[name]["default"])
-        except ValueError:
-            raise ConfigError(f"in {source}: the default of {name} is not a plain value") from None
-    for name, value in given.items():
-        if name in PLACE:
-            raise ConfigError(f"{source}: '{name}' is set by the command: see hatlab reproduce --help")
-        _known(f"parameter of {notebook.name}", name, values)
-        kind = declared[name]["inferred_type_name"]
-        try:
-            # the annotation is code of the notebook, which is about to run
-            values[name] = TypeAdapter(eval(kind)).validate_python(value, strict=True)
-        except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            raise ConfigError(f"in {source}: {name} = {value!r}: {problem['msg']} (wanted: {kind})") from None
-    others, device = values.pop("others", {}), values.pop("device", "auto")
-    fields = {name: value for name, value in values.items() if name in RunConfig.model_fields}
-    # a list that is named for a field with an s, as cs and seeds are, makes a run for each of its values
-    axes = {name.removesuffix("s"): value for name, value in values.items() if name not in fields}
-    axes = {name: value for name, value in axes.items() if name in RunConfig.model_fields}
-    if shadowed := [name for name in others if name in (*fields, *axes)]:
-        raise ConfigError(f"in {source}: others = {others}: {shadowed[0]} has a parameter of its own")
-    base = RunConfig.parse({**fields, **others}, source)
-    try:
-        return base.grid(**axes)[0], device
-    except ConfigError as error:
-        raise ConfigError(f"in {source}: {error}") from None
 
 
 def _make(job: Job, results: Path, progress: Progress) -> Path:
@@ -173,18 +131,21 @@ def _make(job: Job, results: Path, progress: Progress) -> Path:
     place = {"results": str(_shown(results)), "profile": job.profile, "figure": job.figure}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch, progress:
         events = Path(scratch) / "progress.jsonl"
-        kernel = _Execution(job.notebook, partial, {**job.parameters, **place}, events)
+        environment = {PROGRESS_FILE: str(events)}
+        kernel = Execution(job.notebook, partial, {**job.parameters, **place}, f"{os.getpid()} {folder}", environment)
         kernel.start()
         try:
             follow(events, progress, until=lambda: not kernel.is_alive())
         except KeyboardInterrupt:
-            kernel.stop()
+            _stop(kernel)
             raise
-    kernel.raise_failure()
+    if (failure := kernel.failure) is not None:
+        kept = f"the notebook as far as it came: {_shown(partial)}"
+        raise NotebookFailed(f"{job.notebook.name} failed {failure}\n{kept}")
     os.replace(partial, executed)
     facts = {
         "profile": job.profile,
-        "notebook": {"name": job.notebook.name, "checksum": checksum(job.notebook)},
+        "notebook": {"name": job.notebook.name, "checksum": checksum(job.notebook.path)},
         "parameters": job.parameters,
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - clock, 1),
@@ -196,96 +157,14 @@ def _make(job: Job, results: Path, progress: Progress) -> Path:
     return folder
 
 
+def _stop(kernel: Execution) -> None:
+    """Interrupt the kernel as Ctrl-C would; end it if it takes too long, or at a second Ctrl-C."""
+    with contextlib.suppress(KeyboardInterrupt):
+        kernel.interrupt()
+        kernel.join(STOP_SECONDS)
+    if kernel.is_alive():
+        kernel.kill()
+
+
 def _shown(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-class _Execution(threading.Thread):
-    """Papermill at work on one notebook. A daemon: if all else fails, the kernel ends when it sees its parent gone."""
-
-    def __init__(self, notebook: Path, output: Path, parameters: dict[str, Any], events: Path) -> None:
-        super().__init__(name=f"papermill {notebook.name}", daemon=True)
-        self.notebook, self.output, self.parameters, self.events = notebook, output, parameters, events
-        self.failure: Exception | None = None
-        self.manager: Any = None
-        self.loop: asyncio.AbstractEventLoop | None = None
-
-    def run(self) -> None:
-        from jupyter_core.utils import ensure_event_loop
-
-        self.loop = ensure_event_loop(prefer_selector_loop=True)  # on Windows, ZeroMQ needs such a loop
-        try:
-            import papermill
-
-            papermill.execute_notebook(
-                _literal(_shown(self.notebook)),
-                _literal(_shown(self.output)),
-                self.parameters,
-                progress_bar=False,
-                kernel_name="python3",
-                kernel_manager_class=self._kernel_manager(),
-            )
-        except Exception as error:
-            self.failure = error
-        finally:
-            self.loop.close()
-
-    def _kernel_manager(self) -> type:
-        from ipykernel.kernelspec import get_kernel_dict
-        from jupyter_client.kernelspec import KernelSpec
-        from jupyter_client.manager import AsyncKernelManager
-
-        execution = self
-        package = str(Path(__file__).resolve().parent.parent)
-        environment = {
-            PROGRESS_FILE: str(self.events),
-            "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
-            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        }
-
-        class ThisPython(AsyncKernelManager):
-            """Starts the interpreter that runs this code, whatever "python3" means in the user's Jupyter."""
-
-            # without the level, the kernel warns on the terminal that it listens on local ports
-            kernel_spec = KernelSpec(**get_kernel_dict(["--log-level=ERROR"]), env=environment)
-
-            def __init__(self, **kwargs: Any) -> None:
-                super().__init__(**kwargs)
-                execution.manager = self
-
-        return ThisPython
-
-    def stop(self) -> None:
-        """Interrupt the kernel as Ctrl-C would; end it if it takes too long, or at a second Ctrl-C."""
-        with contextlib.suppress(KeyboardInterrupt):
-            self._ask("interrupt_kernel")
-            self.join(STOP_SECONDS)
-        if self.is_alive():
-            self._ask("shutdown_kernel", now=True)
-            self.join(STOP_SECONDS)
-
-    def _ask(self, what: str, **kwargs: Any) -> None:
-        if self.manager is not None and self.loop is not None and self.loop.is_running():
-            asyncio.run_coroutine_threadsafe(getattr(self.manager, what)(**kwargs), self.loop)
-
-    def raise_failure(self) -> None:
-        """Turn what papermill raised into one message."""
-        if self.failure is None:
-            return
-        from papermill.exceptions import PapermillExecutionError
-
-        kept = f"the notebook as far as it came: {_shown(self.output)}"
-        if isinstance(self.failure, PapermillExecutionError):
-            lines = self.failure.source.strip().splitlines() or [""]
-            raise NotebookFailed(
-                f"{self.notebook.name} failed in cell [{self.failure.exec_count}] ({lines[0]} ...): "
-                f"{self.failure.ename}: {self.failure.evalue}\n{kept}"
-            ) from None
-        raise NotebookFailed(
-            f"{self.notebook.name} did not run: {type(self.failure).__name__}: {self.failure}\n{kept}"
-        ) from self.failure
-
-
-def _literal(path: Path) -> str:
-    """Papermill formats paths with the parameters; braces in them are meant as they stand."""
-    return str(path).replace("{", "{{").replace("}", "}}")

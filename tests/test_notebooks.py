@@ -53,7 +53,7 @@ def test_every_parameter_is_annotated_and_commented_in_one_cell(path):
 def test_every_profile_has_notebooks_that_take_its_parameters(profile):
     jobs = plan(profile, [], {})
     assert [job.figure for job in jobs] == list(PROFILES[profile])
-    assert all(job.notebook in NOTEBOOKS for job in jobs)
+    assert all(job.notebook.path in NOTEBOOKS for job in jobs)
 
 
 def test_the_default_profile_is_the_notebook_as_it_stands():

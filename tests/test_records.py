@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from hatlab.config import RunConfig
-from hatlab.records import Record, RecordError, atomic, write_json, write_table
+from hatlab.files import atomic, write_json, write_table
+from hatlab.records import Record, RecordError
 
 CONFIG = RunConfig(seed=7)
 TABLE = pd.DataFrame({"run": ["a", "a"], "value": [1.5, float("nan")]})

@@ -1,0 +1,82 @@
+"""Values as people type them: YAML, read without running anything, and strictly."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from typing import Any, Final
+
+import yaml
+
+from hatlab.config import ConfigError
+
+__all__ = ["WHOLE_NUMBERS", "read_yaml", "value", "values"]
+
+WHOLE_NUMBERS: Final = re.compile(r"\s*([+-]?\d+)\s*\.\.\s*([+-]?\d+)\s*")
+SCIENTIFIC: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+DIGITS: Final = re.compile(r"[+-]?\d+")
+
+
+class _Strict(yaml.SafeLoader):
+    """Builds plain data only. Takes a key that stands twice for the mistake that it is, 1e-4 for a number, and 010 for
+    ten, where YAML 1.1 sees text and eight."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+    def construct_whole_number(self, node: yaml.ScalarNode) -> int:
+        return int(node.value, 10) if DIGITS.fullmatch(node.value) else self.construct_yaml_int(node)
+
+
+_Strict.add_implicit_resolver("tag:yaml.org,2002:float", SCIENTIFIC, list("+-.0123456789"))
+_Strict.add_constructor("tag:yaml.org,2002:int", _Strict.construct_whole_number)
+
+
+def read_yaml(text: str) -> Any:
+    """Return the content of a YAML document, as plain data.
+
+    Raises:
+        ValueError: it is no YAML, or a key stands twice in one mapping.
+    """
+    try:
+        return yaml.load(text, _Strict)
+    except (yaml.YAMLError, TypeError) as error:  # TypeError: a list as a key
+        raise ValueError(str(error)) from None
+
+
+def value(text: str) -> Any:
+    """Return the one value that `text` stands for.
+
+    Raises:
+        ConfigError: it is not YAML.
+    """
+    try:
+        return read_yaml(text)
+    except ValueError as error:  # of a date that is none, too
+        raise ConfigError(f"'{text}' is not YAML: {error}") from None
+
+
+def values(given: str | list[Any]) -> list[Any]:
+    """Return the values of "0.1,0.75,2.5", of "0..9", or of a list that may hold such ranges.
+
+    "0..9" are the whole numbers from 0 to 9. A list in brackets is one value: "[400, 400],[100, 100]" are two.
+
+    Raises:
+        ConfigError: it is not YAML, is empty, or a range ends before it starts.
+    """
+    items = value(f"[{given}]") if isinstance(given, str) else given
+    found: list[Any] = []
+    for item in items:
+        ends = WHOLE_NUMBERS.fullmatch(item) if isinstance(item, str) else None
+        if ends and int(ends[1]) > int(ends[2]):
+            raise ConfigError(
+                f"the range {item.strip()} is empty: allowed are whole numbers from one to one not smaller"
+            )
+        found += range(int(ends[1]), int(ends[2]) + 1) if ends else [item]
+    if not found:
+        raise ConfigError(f"{given!r} holds no value")
+    return found

@@ -1,0 +1,330 @@
+"""Faults at random moments of a batch, and whether reruns come to what a batch without faults comes to.
+
+    python tests/faults.py --faults 60 --out results/reference/faults
+
+Each fault hits a batch of small notebooks in a results folder of its own; then the same command is called again until
+all runs are done, three times at most. A fault is survived if every run is done exactly once, the collected table has
+the bytes of one made without faults, and no process is left. tests/test_faults.py tries a few.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import psutil
+
+from hatlab.kernels import RUN
+
+ROOT = Path(__file__).resolve().parent.parent
+N_RUNS = 6
+CALLS = 3  # reruns after the fault, at most
+READ_ONLY_SECONDS = 3.0
+HATLAB = [sys.executable, "-m", "hatlab.cli"]
+
+PARAMETERS = """\
+i: int = 0  # the run
+results: str = ""  # where the outcome goes: results/profile/figure
+profile: str = "interactive"  # see results
+figure: str = "small"  # see results"""
+
+# random numbers, a pause in which things can happen, a table
+SMALL = """\
+import time
+import numpy as np
+import pandas as pd
+from hatlab import artifacts
+numbers = np.random.default_rng(i).normal(size=1000)
+time.sleep(0.5)
+table = pd.DataFrame({"step": range(1000), "value": numbers.cumsum()})
+artifacts.save(figure, runs=[], tables={"walk": table}, profile=profile, results=results)"""
+
+# the same with real training
+TRAINING = """\
+from hatlab import RunConfig, artifacts, collect, run
+config = RunConfig(seed=i, widths=(20, 20), batch_size=32, max_epochs=4)
+trained = run(config, results=results)
+artifacts.save(
+    figure, runs=[trained], tables={"walk": collect([trained]).capacity}, profile=profile, results=results
+)"""
+
+
+@dataclass
+class Outcome:
+    """One row of the table: what was done, when, and what came of it."""
+
+    fault: str
+    notebook: str
+    moment: float  # seconds after the command was called
+    hit: str  # what was found to be hit; "" if the batch was over
+    first: str  # states after the first call
+    reruns: int
+    done: bool
+    once: bool
+    same_bytes: bool
+    no_orphan: bool
+
+    @property
+    def survived(self) -> bool:
+        return self.done and self.once and self.same_bytes and self.no_orphan
+
+
+def write_notebook(path: Path, code: str) -> Path:
+    cells = [
+        nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(code),
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+    return path
+
+
+class Lab:
+    """A notebook, a results folder, and the commands about them."""
+
+    def __init__(self, folder: Path, code: str) -> None:
+        folder.mkdir(parents=True)
+        self.results = folder / "results"
+        self.notebook = write_notebook(folder / "small.ipynb", code)
+        self.log = folder / "log.txt"
+
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
+        command = [*HATLAB, "batch", str(self.notebook), "-p", f"i=0..{N_RUNS - 1}", "--results", str(self.results)]
+        with self.log.open("ab") as log:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+            return subprocess.Popen(
+                [*command, *(options or ("--workers", "2"))],
+                stdout=log,
+                stderr=log,
+                env=environment,
+                cwd=self.notebook.parent,
+            )
+
+    def call(self, *options: str) -> int:
+        return self.start(*options).wait(timeout=180)
+
+    def ask(self, command: str, *options: str) -> subprocess.CompletedProcess[str]:
+        full = [*HATLAB, command, *options, "--results", str(self.results)]
+        return subprocess.run(full, capture_output=True, text=True, cwd=self.notebook.parent)
+
+    def states(self) -> list[str]:
+        try:
+            return [run["state"] for run in json.loads(self.ask("status", "--json").stdout)["runs"]]
+        except ValueError:  # the fault came before there was a batch
+            return []
+
+    def table(self) -> Path:
+        self.ask("collect")
+        return next((self.results / "batches").glob("*/walk.parquet"))
+
+    def kernels(self) -> list[psutil.Process]:
+        """Processes that belong to a run below these results."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.environ().get(RUN, "").startswith(str(self.results)):
+                    found.append(process)
+        return found
+
+    def folders(self) -> list[Path]:
+        return [path.parent for path in (self.results / "notebooks").glob("*/manifest.json")]
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Nobody can write into the folder, or the folders in it, meanwhile; not even root."""
+    root = os.geteuid() == 0
+    lock, unlock = (
+        (["chattr", "-R", "+i"], ["chattr", "-R", "-i"]) if root else (["chmod", "-R", "a-w"], ["chmod", "-R", "u+w"])
+    )
+    # files that vanish while chattr walks are no matter
+    subprocess.run([*lock, str(folder)], stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        subprocess.run([*unlock, str(folder)], stderr=subprocess.DEVNULL)
+
+
+def kill_kernel(lab: Lab, command: subprocess.Popen[bytes], rng: random.Random) -> str:
+    kernels = lab.kernels()
+    if not kernels:
+        return ""
+    with contextlib.suppress(psutil.Error):
+        rng.choice(kernels).kill()
+    return "a kernel"
+
+
+def kill_runner(lab: Lab, command: subprocess.Popen[bytes], rng: random.Random) -> str:
+    if command.poll() is not None:
+        return ""
+    command.kill()
+    return f"hatlab batch, with {len(lab.kernels())} kernels"
+
+
+def make_read_only(lab: Lab, command: subprocess.Popen[bytes], rng: random.Random) -> str:
+    folder = lab.results / "notebooks"
+    if not folder.is_dir() or command.poll() is not None:
+        return ""
+    with read_only(folder):
+        time.sleep(READ_ONLY_SECONDS)
+    return f"results/notebooks, for {READ_ONLY_SECONDS:g} s"
+
+
+def truncate_manifest(lab: Lab, command: subprocess.Popen[bytes], rng: random.Random) -> str:
+    if not (folders := lab.folders()):
+        return ""
+    path = rng.choice(folders) / "manifest.json"
+    with contextlib.suppress(OSError):
+        os.truncate(path, rng.randrange(path.stat().st_size))
+    return "the manifest of a run"
+
+
+def delete_artifact(lab: Lab, command: subprocess.Popen[bytes], rng: random.Random) -> str:
+    if not (folders := lab.folders()):
+        return ""
+    path = rng.choice(folders) / rng.choice(["walk.parquet", "walk.csv", "small.ipynb"])
+    existed = path.exists()
+    path.unlink(missing_ok=True)
+    return path.name if existed else ""
+
+
+WORKER = "worker killed"  # of a cluster, which the others do without
+FAULTS: dict[str, Callable[[Lab, subprocess.Popen[bytes], random.Random], str]] = {
+    "kernel killed": kill_kernel,
+    "runner killed": kill_runner,
+    "folder read-only": make_read_only,
+    "manifest truncated": truncate_manifest,
+    "artifact deleted": delete_artifact,
+}
+
+
+@contextlib.contextmanager
+def cluster(n_workers: int = 2) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A Dask scheduler and workers, each a process, on loopback; yields the scheduler's address and the workers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"tcp://127.0.0.1:{port}"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        local = ["--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0"]
+        scheduler = subprocess.Popen([*_dask("scheduler"), *local, "--port", str(port)], **quiet)
+        workers = [
+            subprocess.Popen(
+                [*_dask("worker"), address, *local, "--nthreads", "1", "--no-nanny", "--local-directory", scratch],
+                **quiet,
+            )
+            for _ in range(n_workers)
+        ]
+        try:
+            yield address, workers
+        finally:
+            for process in (*workers, scheduler):
+                process.kill()
+                process.wait()
+
+
+def _dask(what: str) -> list[str]:
+    return [sys.executable, "-m", f"distributed.cli.dask_{what}"]
+
+
+def reference(folder: Path, code: str) -> bytes:
+    """The collected table of a batch that nothing happens to."""
+    lab = Lab(folder, code)
+    assert lab.call() == 0, lab.log.read_text()
+    return lab.table().read_bytes()
+
+
+def try_fault(folder: Path, fault: str, notebook: str, code: str, expected: bytes, seed: int) -> Outcome:
+    """Inject one fault, call again until all is done, and look at what came of it."""
+    rng = random.Random(seed)
+    lab = Lab(folder, code)
+    moment = rng.uniform(0.5, 11.0)
+    with contextlib.ExitStack() as stack:
+        options: tuple[str, ...] = ()
+        if fault == WORKER:
+            address, workers = stack.enter_context(cluster())
+            options = ("--scheduler", address)
+        command = lab.start(*options)
+        time.sleep(moment)
+        if fault == WORKER:
+            over = command.poll() is not None
+            workers[rng.randrange(2)].send_signal(signal.SIGKILL)
+            hit = "" if over else "one of two workers"
+        else:
+            hit = FAULTS[fault](lab, command, rng)
+        command.wait(timeout=180)
+        states = lab.states()
+        reruns, done = 0, bool(states) and set(states) == {"done"}
+        while not done and reruns < CALLS:
+            reruns += 1
+            done = lab.call(*options) == 0
+    table = lab.table() if done else None
+    collected = pd.read_parquet(table) if table else pd.DataFrame({"notebook_run": [], "i": []})
+    pairs = collected[["notebook_run", "i"]].drop_duplicates()
+    time.sleep(1.5)  # a kernel whose watcher was killed notices within a second
+    first = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "nothing planned"
+    return Outcome(
+        fault,
+        notebook,
+        round(moment, 1),
+        hit,
+        first,
+        reruns,
+        done,
+        once=len(pairs) == N_RUNS == pairs["i"].nunique(),
+        same_bytes=table is not None and table.read_bytes() == expected,
+        no_orphan=not lab.kernels(),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--faults", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    rows: list[Outcome] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        kinds, notebooks = [*FAULTS, WORKER], {"small": SMALL, "training": TRAINING}
+        expected = {name: reference(Path(scratch) / name, code) for name, code in notebooks.items()}
+        for number in range(options.faults):
+            fault = kinds[number % len(kinds)]
+            notebook = "training" if number // len(kinds) % 5 == 4 else "small"
+            folder = Path(scratch) / str(number)
+            seed = options.seed * 10_000 + number
+            rows.append(try_fault(folder, fault, notebook, notebooks[notebook], expected[notebook], seed))
+            print(number, "survived" if rows[-1].survived else "NOT SURVIVED", rows[-1], flush=True)
+            if rows[-1].survived:
+                shutil.rmtree(folder)
+            else:
+                print((folder / "log.txt").read_text(), flush=True)
+            if options.out:
+                options.out.mkdir(parents=True, exist_ok=True)
+                table = pd.DataFrame([{**asdict(row), "survived": row.survived} for row in rows])
+                table.to_csv(options.out / "faults.csv", index_label="number", lineterminator="\n")
+    table = pd.DataFrame([{**asdict(row), "survived": row.survived} for row in rows])
+    table["was_hit"] = table["hit"] != ""
+    print(table.groupby("fault", sort=False)[["was_hit", "survived"]].sum().assign(tried=table.groupby("fault").size()))
+    sys.exit(0 if table["survived"].all() else 1)
+
+
+if __name__ == "__main__":
+    main()
