@@ -71,7 +71,7 @@ class Cluster:
                 worker_dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: Dask's, around one of the others
             raise ConfigError(f"dashboard = '{self.dashboard}': {error}") from None
         self._stack.enter_context(cluster)
         self.client = self._stack.enter_context(Client(cluster))

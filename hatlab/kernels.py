@@ -109,6 +109,10 @@ class Execution(threading.Thread):
         except Exception as error:
             self.failure = self._failed(error)
         finally:
+            if left := asyncio.all_tasks(self._loop):  # of a kernel that was killed
+                for task in left:
+                    task.cancel()
+                self._loop.run_until_complete(asyncio.wait(left, timeout=1))
             self._loop.close()
 
     def _execute(self, scratch: Path) -> None:
@@ -313,16 +317,14 @@ def end_leftovers(run: str) -> int:
     """
     import psutil
 
-    ended = 0
-    for _ in range(20):
-        found = _processes(run)
-        if not found:
-            break
+    ended: set[int] = set()
+    while found := _processes(run):
         for process in found:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        ended += len(psutil.wait_procs(found, timeout=1)[0])
-    return ended
+        ended |= {process.pid for process in found}
+        time.sleep(0.05)  # not psutil.wait_procs: it would take a child's exit code from whoever started it
+    return len(ended)
 
 
 def memory(pid: int) -> int:

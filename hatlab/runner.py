@@ -121,7 +121,9 @@ class _Watch:
 
     def _execute(self) -> State:
         notebook = Notebook(Path(self.job.run.notebook), self.job.text)
-        partial = self.entry.folder / f"{notebook.stem}.partial.ipynb"
+        partial, executed = (self.entry.folder / f"{notebook.stem}{end}" for end in (".partial.ipynb", ".ipynb"))
+        for old in (self.entry.manifest, executed):  # of an outcome that was damaged
+            old.unlink(missing_ok=True)
         execution = Execution(
             notebook,
             partial,
@@ -137,7 +139,6 @@ class _Watch:
         if execution.is_alive():
             return self._end(state or "killed", reason or "the kernel did not end")
         if failure is None:  # also if it came to its end while it was being stopped
-            executed = self.entry.folder / notebook.name
             os.replace(partial, executed)
             return self._finish(notebook, executed)
         if state is not None:
@@ -222,8 +223,9 @@ class _Watch:
             path = self.entry.folder / name
             if Path(name).name != name or not path.is_file() or checksum(path) != wanted:
                 return self._end("failed", f"{name}, which the notebook declares, is missing or was altered")
-        if run.data and manifest.get("data", run.data) != run.data:
-            return self._end("failed", f"other images were used ({manifest['data']}) than planned ({run.data})")
+        used = manifest.get("data", {})
+        if other := [file for file, planned in run.data.items() if used.get(file, planned) != planned]:
+            return self._end("failed", f"{', '.join(other)}: other images were used than the batch was planned with")
         self.status = replace(self.status, manifest=checksum(self.entry.manifest))
         return self._end("done", "")
 

@@ -70,8 +70,8 @@ class Outcome:
 
     fault: str
     notebook: str
-    moment: float  # seconds after the command was called
-    hit: str  # what was found to be hit; "" if the batch was over
+    moment: float  # seconds after the command was called; drawn, but later if there was nothing to hit
+    hit: str  # what was hit; "" if the batch was over
     first: str  # states after the first call
     reruns: int
     done: bool
@@ -245,31 +245,45 @@ def _dask(what: str) -> list[str]:
     return [sys.executable, "-m", f"distributed.cli.dask_{what}"]
 
 
-def reference(folder: Path, code: str) -> bytes:
-    """The collected table of a batch that nothing happens to."""
-    lab = Lab(folder, code)
+@dataclass
+class Expected:
+    """A batch that nothing happens to: its collected table, and how long it takes."""
+
+    table: bytes
+    seconds: float
+
+
+def reference(folder: Path, code: str) -> Expected:
+    lab, begun = Lab(folder, code), time.monotonic()
     assert lab.call() == 0, lab.log.read_text()
-    return lab.table().read_bytes()
+    return Expected(lab.table().read_bytes(), time.monotonic() - begun)
 
 
-def try_fault(folder: Path, fault: str, notebook: str, code: str, expected: bytes, seed: int) -> Outcome:
+def try_fault(folder: Path, fault: str, notebook: str, code: str, expected: Expected, seed: int) -> Outcome:
     """Inject one fault, call again until all is done, and look at what came of it."""
     rng = random.Random(seed)
     lab = Lab(folder, code)
-    moment = rng.uniform(0.5, 11.0)
+    moment = rng.uniform(0, 0.9 * expected.seconds)
     with contextlib.ExitStack() as stack:
         options: tuple[str, ...] = ()
         if fault == WORKER:
             address, workers = stack.enter_context(cluster())
             options = ("--scheduler", address)
         command = lab.start(*options)
+        begun = time.monotonic()
         time.sleep(moment)
-        if fault == WORKER:
-            over = command.poll() is not None
-            workers[rng.randrange(2)].send_signal(signal.SIGKILL)
-            hit = "" if over else "one of two workers"
-        else:
-            hit = FAULTS[fault](lab, command, rng)
+        hit = ""
+        while not hit and time.monotonic() - begun < 60:  # there may be nothing to hit yet
+            if fault == WORKER:
+                hit = "one of two workers" if lab.kernels() else ""
+                if hit:
+                    workers[rng.randrange(2)].send_signal(signal.SIGKILL)
+            else:
+                hit = FAULTS[fault](lab, command, rng)
+            if not hit and command.poll() is not None:
+                break
+            time.sleep(0.05)
+        moment = time.monotonic() - begun
         command.wait(timeout=180)
         states = lab.states()
         reruns, done = 0, bool(states) and set(states) == {"done"}
@@ -290,7 +304,7 @@ def try_fault(folder: Path, fault: str, notebook: str, code: str, expected: byte
         reruns,
         done,
         once=len(pairs) == N_RUNS == pairs["i"].nunique(),
-        same_bytes=table is not None and table.read_bytes() == expected,
+        same_bytes=table is not None and table.read_bytes() == expected.table,
         no_orphan=not lab.kernels(),
     )
 

@@ -141,7 +141,9 @@ def test_a_failing_notebook_is_named_and_kept_and_the_others_still_run(checkout,
 
 def test_a_kernel_that_dies_is_reported(checkout, tmp_path):
     checkout("import os\nos._exit(3)")
-    with pytest.raises(NotebookFailed, match=r"toy.ipynb failed in cell \[3\] .*the kernel's process ended with exit code 3"):
+    with pytest.raises(
+        NotebookFailed, match=r"toy.ipynb failed in cell \[3\] .*the kernel's process ended with exit code 3"
+    ):
         reproduce("toy", ["first"], results=tmp_path, progress=Progress())
 
 

@@ -1,0 +1,366 @@
+"""Batches on the cluster in this process; other clusters are in test_cluster.py."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from faults import HATLAB, ROOT, cluster
+from notebooks_for_tests import TABLE, walk, write
+
+import hatlab
+from hatlab import batches, collecting, runner
+from hatlab.batches import batch, find, plan
+from hatlab.config import ConfigError
+from hatlab.kernels import RUN
+from hatlab.ledger import Entry
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups of POSIX")
+
+
+@pytest.fixture(autouse=True)
+def quiet(capsys):
+    """What the display writes is looked at in test_batch_view.py."""
+    yield
+    capsys.readouterr()
+
+
+def states(found):
+    return [status.state for status in found.statuses().values()]
+
+
+def why(found):
+    return [item.why for item in found.look()]
+
+
+def test_a_batch_is_made_once(tmp_path):
+    notebook = walk(tmp_path)
+    first = batch(notebook, over={"i": range(3)}, results=tmp_path, workers=2)
+    assert states(first) == ["done"] * 3 and first.done
+    assert hatlab.batch is batch
+    before = {run.run_id: first.entry(run).written() for run in first.runs}
+
+    again = batch(notebook, over={"i": range(4)}, results=tmp_path, workers=2)
+    assert [run.run_id for run in again.runs[:3]] == list(before)
+    after = [again.entry(run).written() for run in again.runs]
+    assert after[:3] == list(before.values()) and after[3].state == "done"
+    assert find(tmp_path) == again and find(tmp_path, first.name) == first
+
+    run = again.runs[2]
+    manifest = json.loads(again.entry(run).manifest.read_text())
+    assert manifest["parameters"] == {"i": 2} and manifest["run_id"] == run.run_id
+    assert set(manifest["artifacts"]) == {"walk.parquet", "walk.csv", "walk.ipynb"}
+    folder = {path.name for path in again.entry(run).folder.iterdir()}
+    assert folder == {*manifest["artifacts"], "manifest.json", "run.json", "status.json"}
+    assert (
+        str(tmp_path) not in (again.entry(run).folder / "walk.ipynb").read_text() or Path.cwd() not in tmp_path.parents
+    )
+
+
+def test_what_is_missing_failed_or_stale_is_made_again_and_the_reason_is_given(tmp_path, monkeypatch):
+    code = (
+        f"from pathlib import Path\nif i == 2 and not Path('mended').exists():\n    raise ValueError('broken')\n{TABLE}"
+    )
+    notebook = write(tmp_path / "n.ipynb", code, parameters="i: int = 0  # the run", place=True)
+    monkeypatch.chdir(tmp_path)
+    first = batch(notebook, over={"i": range(3)}, results="out", workers=2)
+    assert states(first) == ["done", "done", "failed"]
+    assert 'results: str = "out"' not in (first.entry(first.runs[0]).folder / "n.ipynb").read_text()
+    (first.entry(first.runs[0]).folder / "walk.csv").unlink()
+    planned = plan(notebook, over={"i": range(4)}, results="out")
+    assert why(planned) == [
+        "stale: walk.csv is missing",
+        "",
+        "failed before: in cell [3] (from pathlib import Path): ValueError: broken",
+        "new",
+    ]
+    (tmp_path / "mended").touch()
+    again = batch(notebook, over={"i": range(4)}, results="out", workers=2)
+    assert states(again) == ["done"] * 4
+    assert [again.entry(run).written().attempt for run in again.runs] == [2, 1, 2, 1]
+
+    write(notebook, f"{code}\n# changed", parameters="i: int = 0  # the run", place=True)
+    changed = plan(notebook, over={"i": range(2)}, results="out")
+    assert why(changed) == ["stale: the notebook was changed"] * 2
+    monkeypatch.setattr(batches, "library_version", lambda: "9.9+0")
+    assert "the notebook was changed; hatlab was 0.1.0+" in why(plan(notebook, over={"i": [0]}, results="out"))[0]
+
+
+def test_other_images_make_a_run_stale(tmp_path, tiny_npz, tiny_arrays, monkeypatch):
+    import numpy as np
+
+    code = "from hatlab import artifacts\nartifacts.save(figure, runs=[], profile=profile, results=results)"
+    cell = "dataset: str = 'digits'  # images\nvalidation: float = 0.4  # held out"
+    notebook = write(tmp_path / "n.ipynb", code, parameters=cell, place=True)
+    given = {"parameters": {"dataset": f"npz:{tiny_npz}"}, "results": tmp_path / "out"}
+    first = batch(notebook, workers=1, **given)
+    (data,) = first.runs[0].data.values()
+    assert first.done and data.startswith("sha256:")
+    np.savez_compressed(tiny_npz, **{**tiny_arrays, "x_train": 255 - tiny_arrays["x_train"]})
+    assert why(plan(notebook, **given)) == [f"stale: other images: {next(iter(first.runs[0].data))}"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"parameters": {"ii": 1}}, r"unknown parameter of walk.ipynb 'ii'; did you mean 'i'"),
+        ({"over": {"i": [0, "x", 1.5]}}, r"i = 'x': Input should be .*\ni = 1.5: .*\n\(3 runs were asked"),
+        ({"parameters": {"results": "x"}}, "'results' is set by the command"),
+        ({"over": {"i": []}}, r"i: \[\] is not a list of one or more values"),
+        ({"name": "../up"}, r"name = '../up': allowed are up to 80 letters"),
+        ({"name": "a/b"}, "name = 'a/b': allowed"),
+        ({"name": ".hidden"}, "name = '.hidden': allowed"),
+        ({"workers": 0}, "workers = 0: allowed is a whole number of at least 1"),
+        ({"retries": -1}, "retries = -1: allowed"),
+        ({"timeout": 0}, "timeout = 0: allowed is a number of seconds above 0"),
+        ({"memory": "4 potatoes"}, "memory = '4 potatoes': allowed is a number of bytes above 0, as in 4GB"),
+        ({"resources": {"GPU": 1}}, "only workers of a scheduler have any"),
+        ({"workers": 2, "scheduler": "tcp://127.0.0.1:1"}, "has workers of its own"),
+        ({"grid": {"prod": {}}}, "unknown section 'prod'; did you mean 'product'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_run_is_refused_before_anything_is_written(tmp_path, arguments, problem):
+    notebook = walk(tmp_path)
+    with pytest.raises(ConfigError, match=problem):
+        batch(notebook, results=tmp_path / "out", **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bounds_are_those_of_a_run_for_all_runs_at_once(tmp_path):
+    cell = "c: float = 0.75  # compressibility\ndataset: str = 'digits'  # images\nnetwork: str = 'mlp'  # net"
+    notebook = write(tmp_path / "n.ipynb", "pass", parameters=cell)
+    with pytest.raises(ConfigError) as raised:
+        plan(notebook, over={"c": [0.1, -1.0, -2.0], "dataset": ["digits", "mnits"]}, parameters={"network": "cnn"})
+    message = str(raised.value)
+    assert message.count("c = -1.0: Input should be greater") == message.count("c = -2.0: ") == 1
+    assert "dataset = 'mnits': unknown data set; did you mean 'mnist'?" in message
+    assert "network = 'cnn', dataset = 'digits'" in message and "(6 runs were asked for, none was started)" in message
+
+
+def test_a_name_is_given_or_made_and_stays_in_the_results(tmp_path):
+    notebook = write(tmp_path / "übung 1.ipynb", "pass", parameters="i: int = 0  # the run")
+    planned = plan(notebook, results=tmp_path)
+    assert batches.NAME.fullmatch(planned.name) and planned.name.startswith("bung-1-")
+    assert planned.name == plan(notebook, parameters={"i": 0}, results=tmp_path).name  # a default said aloud
+    assert planned.name != plan(notebook, parameters={"i": 1}, results=tmp_path).name
+    assert plan(notebook, name="tonight", results=tmp_path).folder == tmp_path / "batches" / "tonight"
+
+
+MIXED = """\
+import os, time
+if what == "raise":
+    raise ValueError("no")
+if what == "exit":
+    os._exit(1)
+if what == "loop":
+    while True:
+        pass
+if what == "memory":
+    held = []
+    while True:
+        held.append(bytearray(b"x") * 20_000_000)
+        time.sleep(0.02)
+if what == "print":
+    for _ in range(500):
+        print("x" * 100_000)
+if what == "liar":
+    from pathlib import Path
+    for path in Path(results, profile, figure).glob("status.json"):
+        path.write_text('{"state": "done"}')
+    1 / 0
+if what == "forgets":
+    from hatlab import artifacts
+    folder = artifacts.save(figure, runs=[], tables={}, profile=profile, results=results)
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"artifacts": {', '"artifacts": {"curve.png": "sha256:0"'))
+"""
+
+
+def test_each_ends_as_it_did_and_the_others_are_untouched(tmp_path):
+    parameters = "what: str = 'fine'  # what happens"
+    notebook = write(tmp_path / "n.ipynb", MIXED, "print('end')", parameters=parameters, place=True)
+    kinds = ["raise", "exit", "loop", "memory", "print", "liar", "forgets", "fine"]
+    found = batch(notebook, over={"what": kinds}, results=tmp_path, workers=2, timeout=8, memory="400MB")
+    status = {run.values["what"]: found.entry(run).status() for run in found.runs}
+    assert {what: one.state for what, one in status.items()} == {
+        "raise": "failed", "exit": "killed", "loop": "timed out", "memory": "killed", "print": "done", "liar": "failed",
+        "forgets": "failed", "fine": "done",
+    }  # fmt: skip
+    assert status["raise"].error["traceback"].endswith("ValueError: no") and status["raise"].error["cell"] == 3
+    assert status["exit"].reason.endswith("KernelDied: the kernel's process ended with exit code 1")
+    assert status["loop"].reason == "in cell [3] after 8 s" and 8 < status["loop"].seconds < 20
+    assert "GB of memory, and 0.40 GB are allowed" in status["memory"].reason
+    assert status["memory"].memory > 400_000_000
+    assert status["forgets"].reason == "curve.png, which the notebook declares, is missing or was altered"
+    for run in found.runs:
+        kept = {path.name for path in found.entry(run).folder.glob("*.ipynb")}
+        whole = status[run.values["what"]].state == "done" or run.values["what"] == "forgets"
+        assert kept == {"n.ipynb" if whole else "n.partial.ipynb"}
+    printed = found.entry(found.runs[4]).folder / "n.ipynb"
+    assert printed.stat().st_size < 12_000_000 and "the rest is left out" in printed.read_text()
+
+
+def test_a_failed_run_is_tried_again(tmp_path):
+    code = (
+        "from pathlib import Path\n"
+        "tries = Path(results) / f'tries-{i}'\n"
+        "tries.write_text(tries.read_text() + 'x' if tries.exists() else 'x')\n"
+        "assert len(tries.read_text()) > i"
+    )
+    notebook = write(tmp_path / "n.ipynb", code, parameters="i: int = 0  # failures", place=True)
+    found = batch(notebook, over={"i": range(4)}, results=tmp_path, workers=2, retries=2)
+    assert states(found) == ["done", "done", "done", "failed"]
+    assert [found.entry(run).written().attempt for run in found.runs] == [1, 2, 3, 3]
+
+
+def test_two_batches_at_once_share_the_work(tmp_path):
+    """In two processes, on the same results: each run is made once, none is lost."""
+    code = f"from pathlib import Path\nopen(Path(results) / 'made', 'a').write(f'{{i}}\\n')\n{TABLE}"
+    notebook = write(tmp_path / "n.ipynb", code, parameters="i: int = 0  # the run", place=True)
+    command = [*HATLAB, "batch", str(notebook), "-p", "i=0..5", "--workers", "2", "--results", str(tmp_path)]
+    other = [*HATLAB, "batch", str(notebook), "-p", "i=3..8", "--workers", "2", "--results", str(tmp_path)]
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT}
+    calls = [subprocess.Popen(one, **quiet) for one in (command, command, other)]
+    told = [call.communicate(timeout=120)[0] for call in calls]
+    assert [call.returncode for call in calls] == [0, 0, 0], told
+    assert sorted((tmp_path / "made").read_text().split()) == [str(i) for i in range(9)]
+    tables = [collecting.gather(find(tmp_path, name)).tables["walk"] for name in batches.names(tmp_path)]
+    assert sorted(tuple(sorted(set(table["i"]))) for table in tables) == [tuple(range(6)), tuple(range(3, 9))]
+
+
+SLEEP = "import time\nfrom pathlib import Path\nPath(results, f'at-{i}').touch()\ntime.sleep(seconds)"
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_ctrl_c_ends_kernels_keeps_what_is_done_and_queues_the_rest(tmp_path, stubborn):
+    ignore = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n" if stubborn else ""
+    parameters = "i: int = 0  # the run\nseconds: float = 0.0  # pause"
+    notebook = write(tmp_path / "n.ipynb", ignore + SLEEP, parameters=parameters, place=True)
+    (tmp_path / "grid.yaml").write_text("list: [{i: 0}, {i: 1}, {i: 2, seconds: 300}, {i: 3, seconds: 300}, {i: 4}]")
+    script = (
+        # a shell that runs the tests in the background has Ctrl-C ignored in all it starts
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"from hatlab import cli, runner\nrunner.STOP_SECONDS = {1 if stubborn else 30}\ncli.main()"
+    )
+    arguments = ["batch", str(notebook), "--grid", str(tmp_path / "grid.yaml"), "--workers", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *arguments, "--results", str(tmp_path)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while not all((tmp_path / f"at-{i}").exists() for i in (2, 3)):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "stopping: kernels are interrupted" in errors and "Traceback" not in errors
+    assert "2 of 5 done, 3 queued" in errors and "the same command again goes on" in errors
+    found = find(tmp_path)
+    assert states(found) == ["done", "done", "queued", "queued", "queued"]
+    for run in found.runs:
+        assert runner.end_leftovers(str(found.entry(run).folder)) == 0
+    assert not (tmp_path / "at-4").exists()
+    assert why(found)[2:] == ["stopped; goes on where it was", "stopped; goes on where it was", "new"]
+
+
+def test_a_kernel_of_a_runner_that_was_killed_is_ended_before_the_next_starts(tmp_path):
+    notebook = walk(tmp_path)
+    (run,) = plan(notebook, results=tmp_path).runs
+    folder = Entry(tmp_path, run.run_id).folder
+    orphan = subprocess.Popen(["sleep", "300"], env={**os.environ, RUN: str(folder)})
+    try:
+        assert batch(notebook, results=tmp_path, workers=1).done
+        assert orphan.wait(10) == -9
+    finally:
+        orphan.kill()
+
+
+def test_another_hatlab_than_the_batch_was_planned_with_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "library_version", lambda: "0.0+changed")
+    found = batch(walk(tmp_path), results=tmp_path, workers=1)
+    (status,) = found.statuses().values()
+    assert status.state == "failed" and status.reason.startswith("hatlab is 0.0+changed on ")
+    assert "start the batch again" in status.reason
+
+
+def test_a_folder_that_cannot_be_written_for_a_moment_costs_nothing(tmp_path, monkeypatch):
+    written, lock = [], threading.Lock()
+    write_status = Entry.write
+
+    def sometimes(entry, status):
+        with lock:
+            written.append(status.state)
+            if status.state == "done" and written.count("done") == 1:
+                raise OSError("read-only")
+        write_status(entry, status)
+
+    monkeypatch.setattr(Entry, "write", sometimes)
+    assert batch(walk(tmp_path), results=tmp_path, workers=1).done and written.count("done") == 2
+
+
+def test_what_is_asked_for_but_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"no batch in .*batches: hatlab batch makes one"):
+        find(tmp_path)
+    batch(walk(tmp_path), results=tmp_path, workers=1, name="tonight")
+    with pytest.raises(ConfigError, match=r"unknown batch 'tonite'; did you mean 'tonight'\? \(known: tonight\)"):
+        find(tmp_path, "tonite")
+    (tmp_path / "batches" / "tonight" / "batch.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"batch.json cannot be read"):
+        find(tmp_path)
+
+
+def test_tables_are_gathered_with_what_tells_the_runs_apart(tmp_path):
+    code = f"assert i != 2\nwidths = list(widths)\n{TABLE}"
+    parameters = "i: int = 0  # the run\nwidths: list[int] = [1]  # units\nvalue: float = 0.5  # a column's name"
+    notebook = write(tmp_path / "n.ipynb", code, parameters=parameters, place=True)
+    grid = {"zip": {"i": [0, 1, 2], "widths": [[1], [2, 3], [4]], "value": [0.5, 1.5, 2.5]}}
+    found = batch(notebook, grid, results=tmp_path, workers=2)
+    collected = collecting.gather(found)
+    assert list(collected.missing) == [found.runs[2].run_id]
+    (path,) = collecting.write(found, collected)
+    table = pd.read_parquet(path)
+    assert list(table) == ["notebook_run", "i", "widths", "parameter_value", "step", "value"]
+    assert table["widths"].unique().tolist() == ["[1]", "[2, 3]"] and len(table) == 6
+    assert table.groupby("notebook_run")["i"].nunique().tolist() == [1, 1]
+    contents = json.loads((found.folder / "collected.json").read_text())
+    assert contents["runs"] == [run.run_id for run in found.runs[:2]] and list(contents["missing"].values()) == [
+        "failed"
+    ]
+
+
+def test_24_runs_on_a_real_scheduler_survive_the_death_of_a_worker(tmp_path):
+    """Scheduler and two workers are processes of their own; one is killed half-way."""
+    code = f"import time\ntime.sleep(0.3)\n{TABLE}"
+    notebook = write(tmp_path / "n.ipynb", code, parameters="i: int = 0  # the run", place=True)
+    done = []
+
+    def count():
+        found = [entry.written() for entry in batches.entries(tmp_path)]
+        return sum(status is not None and status.state == "done" for status in found)
+
+    with cluster() as (address, workers):
+        thread = threading.Thread(
+            target=lambda: done.append(batch(notebook, over={"i": range(24)}, results=tmp_path, scheduler=address))
+        )
+        thread.start()
+        deadline = time.monotonic() + 120
+        while count() < 10 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        workers[0].kill()
+        thread.join(120)
+    (found,) = done
+    assert states(found) == ["done"] * 24
+    table = collecting.gather(found).tables["walk"]
+    assert len(table) == 72 and table.groupby("i")["step"].apply(list).tolist() == [[0, 1, 2]] * 24
+    attempts = sorted(found.entry(run).written().attempt for run in found.runs)
+    assert attempts[:23] == [1] * 23 and attempts[23] in (1, 2)

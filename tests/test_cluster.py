@@ -1,0 +1,123 @@
+"""Clusters that are not in this process: workers with resources, on loopback, and under a batch system."""
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import psutil
+import pytest
+from faults import ROOT, _dask, cluster
+from notebooks_for_tests import write
+
+from hatlab.batches import batch
+from hatlab.cluster import Cluster
+from hatlab.ledger import NotebookRun
+from hatlab.runner import Assignment
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups of POSIX")
+
+
+def test_nothing_listens_but_on_loopback():
+    def listening():
+        return {c.laddr for c in psutil.Process().net_connections("inet") if c.status == "LISTEN"}
+
+    before = listening()
+    with Cluster(2, None, "127.0.0.1:0") as made:
+        found = listening() - before
+        assert {address.ip for address in found} == {"127.0.0.1"}
+        port = int(made.describe().rpartition("http://127.0.0.1:")[2].partition("/")[0])
+        assert port in {address.port for address in found}
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(b"GET /status HTTP/1.0\r\n\r\n")
+            assert b"200 OK" in connection.recv(100)
+    assert listening() == before
+
+
+def test_kernels_share_the_cores_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.setattr("dask.system.CPU_COUNT", 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert Cluster(2, None, "").kernel_environment() == {"OMP_NUM_THREADS": "4"}
+    assert Cluster(16, None, "").kernel_environment() == {"OMP_NUM_THREADS": "1"}
+    assert Cluster(2, "tcp://elsewhere:1", "").kernel_environment() == {}
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert Cluster(2, None, "").kernel_environment() == {}
+
+
+def test_one_run_for_each_gpu_of_a_box(tmp_path):
+    """The README's recipe, with the number of a GPU in the environment of each worker and no GPU."""
+    code = (
+        "import os, time\nfrom pathlib import Path\n"
+        "Path(results, f'gpu-{i}').write_text(os.environ['CUDA_VISIBLE_DEVICES'])\ntime.sleep(1)"
+    )
+    notebook = write(tmp_path / "n.ipynb", code, parameters="i: int = 0  # the run", place=True)
+    with cluster(0) as (address, _):
+        workers = [
+            subprocess.Popen(
+                [*_dask("worker"), address, "--nthreads", "4", "--resources", "GPU=1", "--no-nanny", "--host",
+                 "127.0.0.1", "--dashboard-address", "127.0.0.1:0", "--local-directory", tmp_path / gpu],
+                env={**os.environ, "CUDA_VISIBLE_DEVICES": gpu, "PYTHONPATH": str(ROOT)},
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )
+            for gpu in ("0", "1")
+        ]  # fmt: skip
+        try:
+            found = batch(notebook, over={"i": range(6)}, results=tmp_path, scheduler=address, resources={"GPU": 1})
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.wait()
+    assert found.done
+    on = {i: (tmp_path / f"gpu-{i}").read_text() for i in range(6)}
+    assert set(on.values()) == {"0", "1"}
+    statuses = {run.values["i"]: found.entry(run).written() for run in found.runs}
+    for gpu in ("0", "1"):
+        turns = sorted((statuses[i].started, statuses[i].ended) for i in on if on[i] == gpu)
+        assert all(ended <= started for (_, ended), (started, _) in pairwise(turns))
+
+
+SBATCH = """\
+#!/bin/sh
+# a batch system of one machine: it starts the script that it is given, and names a job
+cp "$1" "{folder}/job-$$.sh"
+SLURM_JOB_ID=$$ setsid sh "$1" > "{folder}/job-$$.log" 2>&1 &
+echo "Submitted batch job $!"
+"""
+
+
+def test_a_batch_system_starts_the_workers(tmp_path, monkeypatch):
+    """The README's recipe for Slurm with dask-jobqueue, as far as it goes without Slurm: sbatch starts the script."""
+    from dask_jobqueue import SLURMCluster
+
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in (("sbatch", SBATCH.format(folder=tmp_path)), ("scancel", "#!/bin/sh\nkill -- -$1\n")):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755 | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = write(tmp_path / "n.ipynb", "pass", parameters="i: int = 0  # the run")
+    with SLURMCluster(
+        cores=1, processes=1, memory="2GB", walltime="00:10:00", job_script_prologue=["export OMP_NUM_THREADS=1"],
+        scheduler_options={"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"},
+        local_directory=str(tmp_path), log_directory=str(tmp_path), python=sys.executable,
+    ) as made:  # fmt: skip
+        made.scale(jobs=2)
+        found = batch(notebook, over={"i": range(4)}, results=tmp_path / "out", scheduler=made.scheduler_address)
+        assert found.done
+        script = next(tmp_path.glob("job-*.sh")).read_text()
+        assert "#SBATCH --cpus-per-task=1" in script and "#SBATCH -t 00:10:00" in script
+        assert {found.entry(run).written().pid for run in found.runs}.isdisjoint({os.getpid()})
+        made.scale(0)
+        time.sleep(1)
+
+
+def test_an_assignment_travels_without_its_parts_being_code():
+    import pickle
+
+    run = NotebookRun("n.ipynb", "s", {"x": "__import__('os')"}, {"x": "__import__('os')"}, "0", {})
+    job = Assignment(run, "{}", ROOT, ROOT, "call")
+    assert pickle.loads(pickle.dumps(job)) == job

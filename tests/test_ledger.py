@@ -1,0 +1,119 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from hatlab.files import write_json
+from hatlab.ledger import LOST, Entry, NotebookRun, Status, entries, now
+from hatlab.provenance import checksum
+
+RUN = NotebookRun("n.ipynb", "sha256:1", {"c": 0.5}, {"c": 0.5, "seed": 0}, "0.1.0+0", {"MNIST/a": "md5:1"})
+
+
+def done(tmp_path, run=RUN):
+    """A run with everything in place."""
+    entry = Entry(tmp_path, run.run_id)
+    entry.describe(run)
+    artifacts = {}
+    for name in ("a.parquet", "n.ipynb"):
+        (entry.folder / name).write_text(name)
+        artifacts[name] = checksum(entry.folder / name)
+    write_json(entry.manifest, {"artifacts": artifacts})
+    entry.write(Status("done", 1, seconds=2.5, manifest=checksum(entry.manifest)))
+    return entry
+
+
+def test_the_id_is_of_all_that_the_outcome_depends_on():
+    others = [
+        replace(RUN, notebook="m.ipynb"),
+        replace(RUN, source="sha256:2"),
+        replace(RUN, values={"c": 0.5, "seed": 1}),
+        replace(RUN, hatlab="0.1.0+1"),
+        replace(RUN, data={"MNIST/a": "md5:2"}),
+    ]
+    assert len({run.run_id for run in [RUN, *others]}) == 6
+    same = replace(RUN, given={}, values={"seed": 0, "c": 0.5})  # what was set by hand, and the order, play no part
+    assert same.run_id == RUN.run_id and len(RUN.run_id) == 12
+
+
+def test_what_was_written_is_read_back(tmp_path):
+    entry = done(tmp_path)
+    assert entry.read_run() == RUN
+    assert entry.status() == entry.written() == Status("done", 1, seconds=2.5, manifest=checksum(entry.manifest))
+    assert set(entry.artifacts()) == {"a.parquet", "n.ipynb"}
+    assert [found.run_id for found in entries(tmp_path)] == [RUN.run_id]
+
+
+def test_a_run_nobody_has_heard_of_is_queued(tmp_path):
+    entry = Entry(tmp_path, RUN.run_id)
+    assert entry.status() == Status("queued") and entry.written() is None and entry.read_run() is None
+    assert entry.artifacts() == {} and entries(tmp_path) == [] and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "reason"),
+    [
+        ("a.parquet", lambda p: p.unlink(), "a.parquet is missing"),
+        ("n.ipynb", lambda p: p.write_text("other"), "n.ipynb was altered"),
+        ("manifest.json", lambda p: p.unlink(), "manifest.json is missing"),
+        ("manifest.json", lambda p: p.write_text('{"artifacts": {}}'), "manifest.json was altered"),
+        ("manifest.json", lambda p: p.write_bytes(p.read_bytes()[:20]), "manifest.json was altered"),
+        ("status.json", lambda p: p.write_text("{"), "status.json cannot be read"),
+        ("status.json", lambda p: p.write_text("[]"), "status.json cannot be read"),
+    ],
+)
+def test_a_done_run_with_a_damaged_outcome_is_stale(tmp_path, name, damage, reason):
+    entry = done(tmp_path)
+    damage(entry.folder / name)
+    assert (entry.status().state, entry.status().reason) == ("stale", reason)
+
+
+def test_a_run_whose_runner_is_gone_was_killed(tmp_path):
+    entry = Entry(tmp_path, RUN.run_id)
+    entry.describe(RUN)
+    alive = Status("running", 1, heartbeat=now(), host=socket.gethostname(), pid=os.getpid())
+    entry.write(alive)
+    assert entry.status() == alive
+
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    child.wait()
+    entry.write(replace(alive, pid=child.pid))
+    assert (entry.status().state, entry.status().reason) == ("killed", "whoever ran it was killed")
+
+    silent = datetime.now(UTC) - timedelta(seconds=LOST + 5)
+    entry.write(replace(alive, heartbeat=silent.isoformat()))
+    assert entry.status().state == "killed" and entry.status().reason.startswith("no sign of life for 6")
+    entry.write(replace(alive, host="elsewhere", pid=child.pid))
+    assert entry.status().state == "running"  # its process can only be looked for where it is
+
+
+def test_the_lock_keeps_others_out_until_its_holder_is_gone(tmp_path):
+    entry = Entry(tmp_path, RUN.run_id)
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom hatlab.ledger import Entry\n"
+        "with Entry(Path(sys.argv[1]), sys.argv[2]).lock():\n    print('held', flush=True)\n    time.sleep(300)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, tmp_path, RUN.run_id], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with entry.lock(wait=0) as held:
+            assert not held
+    finally:
+        holder.kill()
+        holder.communicate()
+    begun = time.monotonic()
+    with entry.lock(wait=10) as held:
+        assert held and time.monotonic() - begun < 5
+
+
+def test_a_status_of_another_version_is_read_as_far_as_it_is_known(tmp_path):
+    entry = Entry(tmp_path, RUN.run_id)
+    entry.describe(RUN)
+    (entry.folder / "status.json").write_text(json.dumps({"state": "failed", "reason": "x", "mood": "bad"}))
+    assert entry.status() == Status("failed", reason="x")
