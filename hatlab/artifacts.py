@@ -6,7 +6,6 @@ the latter then adds what only it knows with `complete`. Equal figures and table
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -77,12 +76,19 @@ def save(
 def complete(folder: Path, since: datetime, executed: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Add `facts` and the executed notebook's checksum to the manifest in `folder`, and return it.
 
-    A notebook that saved nothing after `since`, or whose manifest cannot be read, gets a manifest of its own.
+    A notebook that saved nothing after `since` gets a manifest of its own.
+
+    Raises:
+        ValueError: what the notebook saved after `since` cannot be read.
     """
     path = folder / MANIFEST
     manifest: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError):  # ValueError: the rest of one that was damaged
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+    if path.exists():
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            if path.stat().st_mtime >= since.timestamp():
+                raise ValueError(f"{path.name} was damaged after the notebook wrote it") from None
     if not manifest or datetime.fromisoformat(manifest["written"]) < since:
         manifest = {"figure": folder.name, "written": datetime.now(UTC).isoformat(), **environment(), "artifacts": {}}
     manifest |= facts

@@ -97,14 +97,23 @@ def write_notebook(path: Path, code: str) -> Path:
 class Lab:
     """A notebook, a results folder, and the commands about them."""
 
-    def __init__(self, folder: Path, code: str) -> None:
+    def __init__(self, folder: Path, code: str, n_runs: int = N_RUNS) -> None:
         folder.mkdir(parents=True)
+        self.n_runs = n_runs
         self.results = folder / "results"
         self.notebook = write_notebook(folder / "small.ipynb", code)
         self.log = folder / "log.txt"
 
     def start(self, *options: str) -> subprocess.Popen[bytes]:
-        command = [*HATLAB, "batch", str(self.notebook), "-p", f"i=0..{N_RUNS - 1}", "--results", str(self.results)]
+        command = [
+            *HATLAB,
+            "batch",
+            str(self.notebook),
+            "-p",
+            f"i=0..{self.n_runs - 1}",
+            "--results",
+            str(self.results),
+        ]
         with self.log.open("ab") as log:
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
             return subprocess.Popen(
@@ -251,18 +260,20 @@ class Expected:
 
     table: bytes
     seconds: float
+    n_runs: int
 
 
-def reference(folder: Path, code: str) -> Expected:
-    lab, begun = Lab(folder, code), time.monotonic()
+def reference(folder: Path, code: str, n_runs: int = N_RUNS) -> Expected:
+    lab, begun = Lab(folder, code, n_runs), time.monotonic()
     assert lab.call() == 0, lab.log.read_text()
-    return Expected(lab.table().read_bytes(), time.monotonic() - begun)
+    seconds = time.monotonic() - begun
+    return Expected(lab.table().read_bytes(), seconds, n_runs)
 
 
 def try_fault(folder: Path, fault: str, notebook: str, code: str, expected: Expected, seed: int) -> Outcome:
     """Inject one fault, call again until all is done, and look at what came of it."""
     rng = random.Random(seed)
-    lab = Lab(folder, code)
+    lab = Lab(folder, code, expected.n_runs)
     moment = rng.uniform(0, 0.9 * expected.seconds)
     with contextlib.ExitStack() as stack:
         options: tuple[str, ...] = ()
@@ -303,7 +314,7 @@ def try_fault(folder: Path, fault: str, notebook: str, code: str, expected: Expe
         first,
         reruns,
         done,
-        once=len(pairs) == N_RUNS == pairs["i"].nunique(),
+        once=len(pairs) == expected.n_runs == pairs["i"].nunique(),
         same_bytes=table is not None and table.read_bytes() == expected.table,
         no_orphan=not lab.kernels(),
     )

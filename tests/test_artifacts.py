@@ -93,3 +93,15 @@ def test_completing_forgets_an_earlier_outcome(figure, tmp_path):
     executed.write_text("{}")
     manifest = complete(folder, datetime.now(UTC) + timedelta(seconds=1), executed, {})
     assert "runs" not in manifest and list(manifest["artifacts"]) == ["n.ipynb"]
+
+
+def test_completing_refuses_a_manifest_that_was_damaged_since_and_replaces_an_older_one(figure, tmp_path):
+    since = datetime.now(UTC)
+    folder = save("f", runs=[run(0, tmp_path)], figures={"f": figure}, results=tmp_path)
+    executed = folder / "n.ipynb"
+    executed.write_text("{}")
+    (folder / "manifest.json").write_text('{"artifacts": {')
+    with pytest.raises(ValueError, match=r"manifest\.json was damaged after the notebook wrote it"):
+        complete(folder, since, executed, {})
+    later = datetime.now(UTC) + timedelta(seconds=1)
+    assert list(complete(folder, later, executed, {})["artifacts"]) == ["n.ipynb"]

@@ -14,7 +14,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
-    return reference(tmp_path_factory.mktemp("reference") / "lab", SMALL)
+    return reference(tmp_path_factory.mktemp("reference") / "lab", SMALL, n_runs=4)
 
 
 @pytest.mark.parametrize("fault", [*FAULTS, WORKER])
