@@ -15,11 +15,11 @@ from faults import HATLAB, ROOT, cluster
 from notebooks_for_tests import TABLE, walk, write
 
 import hatlab
-from hatlab import batches, collecting, runner
+from hatlab import batches, collecting, plans, runner
 from hatlab.batches import batch, find, plan
 from hatlab.config import ConfigError
 from hatlab.kernels import RUN
-from hatlab.ledger import Entry
+from hatlab.ledger import Entry, entries
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups of POSIX")
 
@@ -88,7 +88,7 @@ def test_what_is_missing_failed_or_stale_is_made_again_and_the_reason_is_given(t
     write(notebook, f"{code}\n# changed", parameters="i: int = 0  # the run", place=True)
     changed = plan(notebook, over={"i": range(2)}, results="out")
     assert why(changed) == ["stale: the notebook was changed"] * 2
-    monkeypatch.setattr(batches, "library_version", lambda: "9.9+0")
+    monkeypatch.setattr(plans, "library_version", lambda: "9.9+0")
     assert "the notebook was changed; hatlab was 0.1.0+" in why(plan(notebook, over={"i": [0]}, results="out"))[0]
 
 
@@ -146,7 +146,7 @@ def test_bounds_are_those_of_a_run_for_all_runs_at_once(tmp_path):
 def test_a_name_is_given_or_made_and_stays_in_the_results(tmp_path):
     notebook = write(tmp_path / "übung 1.ipynb", "pass", parameters="i: int = 0  # the run")
     planned = plan(notebook, results=tmp_path)
-    assert batches.NAME.fullmatch(planned.name) and planned.name.startswith("bung-1-")
+    assert plans.NAME.fullmatch(planned.name) and planned.name.startswith("bung-1-")
     assert planned.name == plan(notebook, parameters={"i": 0}, results=tmp_path).name  # a default said aloud
     assert planned.name != plan(notebook, parameters={"i": 1}, results=tmp_path).name
     assert plan(notebook, name="tonight", results=tmp_path).folder == tmp_path / "batches" / "tonight"
@@ -345,7 +345,7 @@ def test_24_runs_on_a_real_scheduler_survive_the_death_of_a_worker(tmp_path):
     done = []
 
     def count():
-        found = [entry.written() for entry in batches.entries(tmp_path)]
+        found = [entry.written() for entry in entries(tmp_path)]
         return sum(status is not None and status.state == "done" for status in found)
 
     with cluster() as (address, workers):

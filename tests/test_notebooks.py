@@ -7,10 +7,14 @@ import pandas as pd
 import papermill
 import pytest
 import yaml
+from notebooks_for_tests import write
 
+from hatlab import batches
+from hatlab.kernels import Execution
+from hatlab.notebook import Notebook
 from hatlab.paths import home
 from hatlab.progress import Progress
-from hatlab.provenance import checksum
+from hatlab.provenance import checksum, library_version
 from hatlab.reproduce import plan, reproduce
 
 NOTEBOOKS = sorted((home() / "notebooks").glob("*.ipynb"))
@@ -119,3 +123,54 @@ def test_the_mnist_profile_runs_on_real_mnist(shared_data, tmp_path):
     assert list(summary["tasks_learnt"]) == [1, 2, 3, 4, 5]
     assert summary["usage"].is_monotonic_increasing
     assert summary["accuracy"].min() > 90
+
+
+def execute(name, folder, **parameters):
+    """Run a notebook of notebooks/ as it stands; return the folder of its outcome and its executed copy."""
+    notebook, copy = Notebook.read(home() / "notebooks" / name), folder / name
+    execution = Execution(notebook, copy, {"results": str(folder), **parameters}, str(folder))
+    execution.start()
+    execution.join()
+    assert execution.failure is None, execution.failure.traceback
+    return nbformat.read(copy, as_version=4)
+
+
+def test_a_report_shows_a_small_example_where_there_is_no_batch(tmp_path):
+    executed = execute("09_report.ipynb", tmp_path)
+    folder = tmp_path / "interactive" / "report"
+    runs = pd.read_csv(folder / "runs.csv")
+    assert runs["state"].tolist() == ["done"] * 4
+    assert list(zip(runs["c"], runs["seed"], strict=True)) == [(0.1, 0), (0.1, 1), (2.5, 0), (2.5, 1)]
+    capacity = pd.read_parquet(folder / "capacity.parquet")
+    assert set(capacity["notebook_run"]) == set(runs["run"])
+    last = capacity[(capacity["layer"] == "total") & (capacity["task"] == 4)].groupby("c")["weights_used"].last()
+    assert last[2.5] < 0.8 * last[0.1]  # a stronger regularizer leaves more of the network free
+    assert {"timeline.png", "capacity_usage.png", "capacity_usage.pdf"} <= {path.name for path in folder.iterdir()}
+    versions = pd.read_csv(folder / "versions.csv").set_index("what")
+    assert versions.loc["hatlab", "value"] == library_version() and versions.loc["hatlab", "runs"] == 4
+    text = "".join(
+        output.text for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs
+        if output.output_type == "stream" and output.name == "stdout"
+    )  # fmt: skip
+    assert "4 of 4 runs of 10_your_own.ipynb are done" in text and "Nothing: no run failed." in text
+
+
+def test_a_report_of_a_batch_with_failures_says_so(tmp_path):
+    code = "if i == 1:\n    raise ValueError('no way')"
+    notebook = write(tmp_path / "n.ipynb", code, parameters="i: int = 0  # the run")
+    batches.batch(notebook, over={"i": [0, 1]}, results=tmp_path, workers=2, name="night")
+    executed = execute("09_report.ipynb", tmp_path, batch="night")
+    text = str(executed.cells)
+    assert "night: 1 of 2 runs of n.ipynb are done" in text and "ValueError: no way" in text
+    assert pd.read_csv(tmp_path / "interactive" / "report" / "runs.csv")["state"].tolist() == ["done", "failed"]
+
+
+def test_the_readmes_notebook_of_ones_own_is_the_one_that_is_tested():
+    """Ten lines in two cells, as in notebooks/10_your_own.ipynb."""
+    readme = (home() / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## A notebook of your own")[2].partition("\n## ")[0]
+    shown = [block.partition("```")[0].strip() for block in section.split("```python\n")[1:]]
+    notebook = nbformat.read(home() / "notebooks" / "10_your_own.ipynb", as_version=4)
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    assert shown == code
+    assert sum(bool(line.strip()) for source in code for line in source.splitlines()) == 10

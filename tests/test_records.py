@@ -2,14 +2,13 @@
 
 import json
 import os
-import stat
+import threading
 
 import pandas as pd
 import pytest
 import torch
 
 from hatlab.config import RunConfig
-from hatlab.files import atomic, write_json, write_table
 from hatlab.records import Record, RecordError
 
 CONFIG = RunConfig(seed=7)
@@ -43,34 +42,6 @@ def test_a_new_record_has_nothing_and_leaves_nothing(tmp_path):
     assert not record.finished
     assert record.load_checkpoint() is None
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
-    target = tmp_path / "file.txt"
-    target.write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic(target) as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
-
-
-@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
-def test_results_can_be_read_by_those_whom_the_umask_lets(tmp_path):
-    old = os.umask(0o022)
-    try:
-        write_json(tmp_path / "a.json", {})
-    finally:
-        os.umask(old)
-    assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o644
-
-
-def test_equal_tables_have_equal_bytes(tmp_path):
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-        write_table(tmp_path / name, "t", TABLE.copy())
-    for ending in ("parquet", "csv"):
-        assert (tmp_path / f"first/t.{ending}").read_bytes() == (tmp_path / f"second/t.{ending}").read_bytes()
 
 
 def test_a_results_folder_that_is_a_file_is_refused(tmp_path):
@@ -129,3 +100,37 @@ def test_a_checkpoint_cannot_run_code_and_a_broken_one_is_named(tmp_path):
     record.checkpoint.write_bytes(b"")
     with pytest.raises(RecordError, match="delete it to start the run again"):
         record.load_checkpoint()
+
+
+def test_a_run_is_held_by_one_process_at_a_time_and_read_anew(tmp_path):
+    """The second waits, and finds what the first has made of it."""
+    first, second = Record(CONFIG, tmp_path), Record(CONFIG, tmp_path)
+    second.verify_data({"x": "md5:1"})
+    told, got = [], threading.Event()
+
+    def wait():
+        with second.lock(lambda: None, told.append):
+            assert second.finished
+            got.set()
+
+    with first.lock(lambda: None, told.append):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        finished(tmp_path)
+        assert not got.wait(0.5)
+    waiting.join(10)
+    assert got.is_set()
+    assert told == [f"run {CONFIG.run_id} is being trained by another process: waiting for it"]
+
+
+def test_waiting_for_a_run_can_be_ended(tmp_path):
+    class Enough(Exception):
+        pass
+
+    def stop():
+        raise Enough
+
+    with Record(CONFIG, tmp_path).lock(lambda: None, lambda text: None):
+        second = Record(CONFIG, tmp_path)
+        with pytest.raises(Enough), second.lock(stop, lambda text: None):
+            pass

@@ -1,0 +1,39 @@
+"""Files appear whole or not at all."""
+
+import os
+import stat
+
+import pandas as pd
+import pytest
+
+from hatlab.files import atomic, write_json, write_table
+
+TABLE = pd.DataFrame({"run": ["a", "a"], "value": [1.5, float("nan")]})
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic(target) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_results_can_be_read_by_those_whom_the_umask_lets(tmp_path):
+    old = os.umask(0o022)
+    try:
+        write_json(tmp_path / "a.json", {})
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o644
+
+
+def test_equal_tables_have_equal_bytes(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        write_table(tmp_path / name, "t", TABLE.copy())
+    for ending in ("parquet", "csv"):
+        assert (tmp_path / f"first/t.{ending}").read_bytes() == (tmp_path / f"second/t.{ending}").read_bytes()
