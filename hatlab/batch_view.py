@@ -129,7 +129,7 @@ class Display:
     def _left(self) -> str:
         """Return ", about 20 min left" once a run has ended."""
         states = Counter(status.state for status in self.statuses.values())
-        running = [status.seconds for status in self.statuses.values() if status.state == "running"]
+        running = [status.elapsed for status in self.statuses.values() if status.state == "running"]
         if not self.seconds:
             return ""
         mean = sum(self.seconds) / len(self.seconds)
@@ -144,7 +144,7 @@ class Display:
             status = self.statuses[run.run_id]
             if status.state == "running":
                 line.append(f"\n  {_name(self.batch, run)}  cell {status.cell}/{status.n_cells}  ", "cyan")
-                line.append(format_seconds(status.seconds))
+                line.append(format_seconds(status.elapsed))
         return line
 
 
@@ -179,7 +179,7 @@ def table(batch: Batch, statuses: Mapping[str, Status], why: Mapping[str, str] |
             run.run_id,
             Text(status.state, STATES[status.state]),
             *(Text(_shown(run.values.get(name))) for name in batch.varied),
-            format_seconds(status.seconds) if status.seconds else "",
+            format_seconds(status.elapsed) if status.elapsed else "",
             f"{status.memory / 1e9:.2f} GB" if status.memory else "",
             f"{status.cell}/{status.n_cells}" if status.state == "running" and status.n_cells else "",
             Text(reason.splitlines()[0] if reason else ""),

@@ -5,6 +5,7 @@ Where each stands is on the disk (`ledger`), so a batch that was stopped, by wha
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
@@ -17,6 +18,7 @@ from hatlab.config import ConfigError
 from hatlab.ledger import Entry, NotebookRun, State, Status, now
 from hatlab.notebook import Notebook
 from hatlab.plans import Batch, Planned, find, names, plan
+from hatlab.runner import Assignment
 
 if TYPE_CHECKING:
     from hatlab.batch_view import Display
@@ -74,16 +76,8 @@ def batch(
     options = {"workers": workers, "retries": retries, "timeout": timeout}
     _check_options(options, scheduler, resources)
     limit = _bytes(memory)
-    planned = plan(
-        notebook,
-        grid,
-        parameters=parameters,
-        over=over,
-        name=name,
-        results=results,
-        here=scheduler is None,
-    )
-    text = Notebook.read(notebook).text
+    source, here = Notebook.read(notebook), scheduler is None
+    planned = plan(source, grid, parameters=parameters, over=over, name=name, results=results, here=here)
     planned.save()
     looked = planned.look()
     todo = [item.run for item in looked if not item.done]
@@ -91,38 +85,29 @@ def batch(
         shown.start(planned, looked)
         if not todo:
             return planned
-        at_once = workers or default_workers(todo)
-        with Cluster(at_once, scheduler, dashboard) as cluster:
+        for run in todo:
+            _queue(planned.entry(run), run)
+        with Cluster(workers or default_workers(todo), scheduler, dashboard) as cluster:
             shown.note(cluster.describe())
-            _run(planned, todo, text, cluster, shown, retries, timeout, limit, resources)
+            call, environment = secrets.token_hex(4), _environment(planned, cluster)
+            jobs = [
+                Assignment(run, source.text, planned.results, Path.cwd(), call, environment, timeout, limit)
+                for run in todo
+            ]
+            _watch(planned, cluster.submit(jobs, retries, resources), call, cluster, shown)
     return planned
 
 
-def _run(
-    planned: Batch,
-    todo: list[NotebookRun],
-    text: str,
-    cluster: Cluster,
-    shown: Display,
-    retries: int,
-    timeout: float | None,
-    memory: int | None,
-    resources: Mapping[str, float] | None,
-) -> None:
-    from hatlab.runner import Assignment
-
-    call = secrets.token_hex(4)
-    for run in todo:
-        _queue(planned.entry(run), run)
-    environment = cluster.kernel_environment()
+def _environment(planned: Batch, cluster: Cluster) -> dict[str, str]:
+    """Return the variables that kernels get over those of their workers."""
+    environment = {**cluster.kernel_environment(), "HATLAB_RESULTS": str(planned.results)}
     if "HATLAB_DATA" in os.environ:
         environment["HATLAB_DATA"] = str(Path(os.environ["HATLAB_DATA"]).expanduser().absolute())
-    environment["HATLAB_RESULTS"] = str(planned.results)
-    jobs = [
-        Assignment(run, text, planned.results, Path.cwd(), call, environment, timeout, 0 if memory is None else memory)
-        for run in todo
-    ]
-    pending = cluster.submit(jobs, retries, resources)
+    return environment
+
+
+def _watch(planned: Batch, pending: dict[Any, NotebookRun], call: str, cluster: Cluster, shown: Display) -> None:
+    """Follow the runs to their ends; at Ctrl-C have their kernels ended first."""
     try:
         _follow(planned, pending, cluster, shown)
     except KeyboardInterrupt:
@@ -148,10 +133,8 @@ def _follow(
     while pending and (deadline is None or time.monotonic() < deadline):
         for future in [future for future in pending if future.done()]:
             run = pending.pop(future)
-            entry = planned.entry(run)
-            if (problem := cluster.problem(future)) is not None:
-                _settle(entry, problem)
-            shown.ended(run, entry.status())
+            entry, problem = planned.entry(run), cluster.problem(future)
+            shown.ended(run, entry.status() if problem is None else _settle(entry, *problem))
         shown.tick()
         time.sleep(0.1)
 
@@ -164,15 +147,14 @@ def _queue(entry: Entry, run: NotebookRun) -> None:
             entry.write(Status("queued", before.attempt, before.reason if before.state == "queued" else ""))
 
 
-def _settle(entry: Entry, problem: tuple[State, str]) -> None:
-    """Write how a run ended whose worker could not."""
-    try:
-        with entry.lock(wait=0) as held:
-            before = entry.status()
-            if held and before.state != "done":
-                entry.write(Status(problem[0], before.attempt, problem[1], ended=now(), heartbeat=now()))
-    except OSError:
-        pass  # the disk is why; the next call finds the run not done
+def _settle(entry: Entry, state: State, reason: str) -> Status:
+    """Write how a run ended whose worker could not, and return that."""
+    before = entry.status()
+    status = Status(state, before.attempt, reason, ended=now(), heartbeat=now())
+    with contextlib.suppress(OSError), entry.lock(wait=0) as held:  # the disk may be why; then the next call sees to it
+        if held and before.state != "done":
+            entry.write(status)
+    return status
 
 
 def default_workers(runs: Sequence[NotebookRun]) -> int:

@@ -75,6 +75,13 @@ class Status:
     error: dict[str, Any] = field(default_factory=dict)
     manifest: str = ""
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds that it took or, while it is running, has taken until now."""
+        if self.state != "running":
+            return self.seconds
+        return max(self.seconds, time.time() - datetime.fromisoformat(self.started).timestamp())
+
 
 @dataclass(frozen=True)
 class NotebookRun:

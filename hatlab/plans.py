@@ -123,7 +123,7 @@ def _why(run: NotebookRun, status: Status, others: Sequence[NotebookRun], result
 
 
 def plan(
-    notebook: Path | str,
+    notebook: Path | str | Notebook,
     grid: Any = None,
     *,
     parameters: Mapping[str, Any] | None = None,
@@ -142,7 +142,7 @@ def plan(
         ConfigError: naming everything that is wrong with the runs, each problem once.
         DatasetError: images that are missing or damaged.
     """
-    source = Notebook.read(notebook)
+    source = notebook if isinstance(notebook, Notebook) else Notebook.read(notebook)
     if isinstance(grid, str | Path):
         points = grids.expand(grids.read(Path(grid)), parameters, over, str(grid))
     else:

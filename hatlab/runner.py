@@ -55,7 +55,7 @@ class Assignment:
         call: the call of `batch` that asks, for `request_stop`.
         environment: variables for the kernel, over those of the worker.
         timeout: seconds after which the kernel is ended; None: never.
-        memory: bytes that kernel and children may hold; 0: a fair share of the worker's; None: any.
+        memory: bytes that kernel and children may hold; None: a fair share of the worker's.
     """
 
     run: NotebookRun
@@ -65,7 +65,7 @@ class Assignment:
     call: str
     environment: dict[str, str] = field(default_factory=dict)
     timeout: float | None = None
-    memory: int | None = 0
+    memory: int | None = None
 
 
 def request_stop(call: str, now: bool = False) -> None:
@@ -96,7 +96,7 @@ class _Watch:
 
     def __init__(self, job: Assignment, entry: Entry) -> None:
         self.job, self.entry = job, entry
-        self.limit = _fair_share() if job.memory == 0 else job.memory
+        self.limit = job.memory or _fair_share()
         self.clock = time.monotonic()
         self.begun = datetime.now(UTC)
         self.wrote = self.clock
@@ -155,36 +155,35 @@ class _Watch:
 
     def _follow(self, execution: Execution) -> tuple[State | None, str]:
         """Wait for the kernel, and end it when it is time; return the state if it was ended from here, and why."""
-        ended: tuple[State | None, str] = (None, "")
-        asked = 0.0
+        state: State | None = None
+        reason, asked = "", 0.0
         while execution.is_alive():
             execution.join(TICK)
-            seconds = time.monotonic() - self.clock
-            if ended[0] is None:
-                held = memory(execution.pid) if execution.pid else 0
-                self.status = replace(self.status, memory=max(held, self.status.memory))
-                if self.job.call in _stops:
-                    ended = "queued", "stopped; goes on where it was"
-                elif self.job.timeout is not None and seconds > self.job.timeout:
-                    ended = "timed out", f"in cell [{execution.cell}] after {self.job.timeout:g} s"
-                elif self.limit and held > self.limit:
-                    ended = (
-                        "killed",
-                        (
-                            f"in cell [{execution.cell}]: it held {held / GIGABYTE:.2f} GB of memory, "
-                            f"and {self.limit / GIGABYTE:.2f} GB are allowed"
-                        ),
-                    )
+            if state is None:
+                state, reason = self._verdict(execution)
+                if state == "killed":
                     execution.kill()
-                    continue
-                if ended[0] is not None:
+                elif state is not None:
                     execution.interrupt()
-                    asked = time.monotonic()
+                asked = time.monotonic()
             elif _stops.get(self.job.call) or time.monotonic() - asked > STOP_SECONDS:
                 execution.kill()
                 break
             self._beat(execution)
-        return ended
+        return state, reason
+
+    def _verdict(self, execution: Execution) -> tuple[State | None, str]:
+        """Return the state that the run is to be ended with now, and why; None if it may go on."""
+        held = memory(execution.pid) if execution.pid else 0
+        self.status = replace(self.status, memory=max(held, self.status.memory))
+        if self.job.call in _stops:
+            return "queued", "stopped; goes on where it was"
+        if self.limit and held > self.limit:
+            amounts = f"it held {held / GIGABYTE:.2f} GB of memory, and {self.limit / GIGABYTE:.2f} GB are allowed"
+            return "killed", f"in cell [{execution.cell}]: {amounts}"
+        if self.job.timeout is not None and time.monotonic() - self.clock > self.job.timeout:
+            return "timed out", f"in cell [{execution.cell}] after {self.job.timeout:g} s"
+        return None, ""
 
     def _beat(self, execution: Execution) -> None:
         """Write a sign of life, if it is time."""

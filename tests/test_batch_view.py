@@ -2,6 +2,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from rich.console import Console
@@ -61,7 +62,8 @@ def test_a_terminal_shows_what_runs_and_the_time_left(tmp_path):
     shown.ended(batch.runs[0], Status("done", seconds=100))
     entry = batch.entry(batch.runs[1])
     entry.describe(batch.runs[1])
-    entry.write(Status("running", seconds=40, cell=2, n_cells=5))
+    started = (datetime.now(UTC) - timedelta(seconds=40.2)).isoformat()
+    entry.write(Status("running", started=started, cell=2, n_cells=5))
     shown._look()
     text = shown._line().plain
     assert text.splitlines() == [
@@ -75,7 +77,9 @@ def test_the_table_has_a_row_for_each_run_and_what_varies(tmp_path):
     ids = [run.run_id for run in batch.runs]
     statuses = {
         ids[0]: Status("done", seconds=3.0, memory=2_000_000_000),
-        ids[1]: Status("running", seconds=200, cell=2, n_cells=5),
+        ids[1]: Status(
+            "running", started=(datetime.now(UTC) - timedelta(seconds=200.2)).isoformat(), cell=2, n_cells=5
+        ),
         ids[2]: Status("killed", reason="[bold]its kernel died[/bold]\nand more"),
     }
     stream = io.StringIO()

@@ -81,9 +81,9 @@ def test_one_run_for_each_gpu_of_a_box(tmp_path):
 
 SBATCH = """\
 #!/bin/sh
-# a batch system of one machine: it starts the script that it is given, and names a job
+# a batch system of one machine: it starts a copy of the script, which is deleted at once, and names a job
 cp "$1" "{folder}/job-$$.sh"
-SLURM_JOB_ID=$$ setsid sh "$1" > "{folder}/job-$$.log" 2>&1 &
+SLURM_JOB_ID=$$ setsid sh "{folder}/job-$$.sh" > "{folder}/job-$$.log" 2>&1 &
 echo "Submitted batch job $!"
 """
 
