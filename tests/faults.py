@@ -29,7 +29,9 @@ import nbformat
 import pandas as pd
 import psutil
 
+from hatlab.files import write_json
 from hatlab.kernels import RUN
+from hatlab.provenance import checksum, environment
 
 ROOT = Path(__file__).resolve().parent.parent
 N_RUNS = 6
@@ -346,6 +348,10 @@ def main() -> None:
                 table = pd.DataFrame([{**asdict(row), "survived": row.survived} for row in rows])
                 table.to_csv(options.out / "faults.csv", index_label="number", lineterminator="\n")
     table = pd.DataFrame([{**asdict(row), "survived": row.survived} for row in rows])
+    if options.out:
+        command = f"python tests/faults.py --faults {options.faults} --seed {options.seed}"
+        checks = {"faults.csv": checksum(options.out / "faults.csv")}
+        write_json(options.out / "manifest.json", {"command": command, "artifacts": checks, **environment()})
     table["was_hit"] = table["hit"] != ""
     print(table.groupby("fault", sort=False)[["was_hit", "survived"]].sum().assign(tried=table.groupby("fault").size()))
     sys.exit(0 if table["survived"].all() else 1)
