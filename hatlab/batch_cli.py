@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -109,6 +111,9 @@ def batch(
         )  # fmt: skip
         _dry_run(planned, options["workers"])
         return
+    if threading.current_thread() is threading.main_thread():
+        # what batch systems and `kill` send ends a batch as Ctrl-C does
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     done = batches.batch(notebook, grid, parameters=fixed, over=over, **options)
     click.echo(f"hatlab status {done.name}    hatlab collect {done.name}")
     if not done.done:

@@ -18,6 +18,7 @@ from rich.text import Text
 from hatlab.batches import Batch, Planned
 from hatlab.ledger import Entry, NotebookRun, State, Status, entries
 from hatlab.pace import format_seconds
+from hatlab.progress import in_notebook
 
 __all__ = ["Display", "as_json", "console", "estimate", "table"]
 
@@ -36,9 +37,12 @@ LIVE_SECONDS: Final = 0.5  # between two looks at the disk
 
 
 def console(stream: TextIO | None = None) -> Console:
-    """Return where tables go: a terminal as it is, a pipe without lines being broken."""
-    found = Console(file=stream, highlight=False, soft_wrap=True)
-    return found if found.is_terminal else Console(file=stream, highlight=False, soft_wrap=True, width=240)
+    """Return where tables go: a terminal as it is; a pipe, or a notebook, without colours and lines being broken."""
+    options: dict[str, Any] = {"file": stream, "highlight": False, "soft_wrap": True, "force_jupyter": False}
+    if in_notebook():  # its streams say that they are terminals
+        options["force_terminal"] = False
+    found = Console(**options)
+    return found if found.is_terminal else Console(**options, width=240)
 
 
 def summary(states: Mapping[State, int], n: int) -> str:
@@ -52,11 +56,11 @@ class Display:
     """Shows one call of `batch`: a live line on a terminal; elsewhere failures at once and counts once a minute.
 
     Args:
-        stream: where to write; standard error if not given.
+        stream: where to write; if not given, standard error or, in a notebook, below the cell.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self.console = console(stream or sys.stderr)
+        self.console = console(stream or (sys.stdout if in_notebook() else sys.stderr))
         self._live: Live | None = None
         self._told = self._looked = self.started = time.monotonic()
         self._problems = 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -15,7 +17,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from hatlab.metrics import mean_interval
 
-__all__ = ["capacity_usage", "usage_curves"]
+__all__ = ["capacity_usage", "styled", "usage_curves"]
 
 STYLE: Final[Any] = {
     "font.family": "sans-serif",
@@ -36,6 +38,18 @@ STYLE: Final[Any] = {
 # With fewer seeds than this a t interval says more about t than about the runs.
 SEEDS_FOR_INTERVAL: Final = 5
 UNREGULARIZED: Final = "0.45"  # a grey: c = 0 is the control, not a step of the colour scale
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The style of all figures, for as long as they are drawn.
+
+    The first figure of a notebook switches on that figures are shown below their cells; that stays.
+    """
+    with plt.rc_context(STYLE):
+        yield
+        shown = plt.isinteractive()
+    mpl.interactive(shown)
 
 
 def usage_curves(capacity: pd.DataFrame, points: int = 101) -> pd.DataFrame:
@@ -87,7 +101,7 @@ def capacity_usage(capacity: pd.DataFrame, title: str = "") -> Figure:
     layers = [name for name in capacity["layer"].unique() if name != "total"]
     weights = capacity.drop_duplicates("layer").set_index("layer")["weights"]
     colors = _colors(sorted(curves["c"].unique()))
-    with plt.rc_context(STYLE):
+    with styled():
         figure = plt.figure(figsize=(7.1, 4.9), layout=ConstrainedLayoutEngine(hspace=0.06, wspace=0.03))
         rows = figure.add_gridspec(2, 1, height_ratios=[1.6, 1])
         total = figure.add_subplot(rows[0])

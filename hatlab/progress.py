@@ -22,7 +22,7 @@ from typing import Any, Final, TextIO, cast
 
 from hatlab.pace import EPOCH_INTERVAL, Pace, RunPace, format_seconds
 
-__all__ = ["ConsoleProgress", "FileProgress", "Progress", "Shared", "default_progress", "follow"]
+__all__ = ["ConsoleProgress", "FileProgress", "Progress", "Shared", "default_progress", "follow", "in_notebook"]
 
 PROGRESS_FILE: Final = "HATLAB_PROGRESS_FILE"
 
@@ -334,11 +334,12 @@ def default_progress() -> Progress:
     Where $HATLAB_PROGRESS_FILE names a file, the events go there as well: so a notebook's kernel tells the process
     that started it.
     """
-    console = ConsoleProgress(sys.stdout if _in_notebook() else sys.stderr)
+    console = ConsoleProgress(sys.stdout if in_notebook() else sys.stderr)
     path = os.environ.get(PROGRESS_FILE)
     return _Tee(FileProgress(path), console) if path else console
 
 
-def _in_notebook() -> bool:
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return getattr(shell, "kernel", None) is not None

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from hatlab.batches import Batch
 from hatlab.collecting import Collected
-from hatlab.figures import STYLE, capacity_usage
+from hatlab.figures import capacity_usage, styled
 from hatlab.ledger import NotebookRun
 
 __all__ = ["capacity_figures", "failures", "runs", "timeline", "versions"]
@@ -47,11 +47,14 @@ def runs(batch: Batch) -> pd.DataFrame:
                 "seconds": status.seconds,
                 "memory_gb": round(status.memory / 1e9, 2),
                 "host": status.host,
-                "started": pd.Timestamp(status.started) if status.started else pd.NaT,
-                "ended": pd.Timestamp(status.ended) if status.ended else pd.NaT,
+                "started": status.started or None,
+                "ended": status.ended or None,
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    for column in ("started", "ended"):
+        table[column] = pd.to_datetime(table[column], utc=True)
+    return table
 
 
 def failures(batch: Batch) -> str:
@@ -106,17 +109,18 @@ def timeline(table: pd.DataFrame) -> Figure:
 
     Args:
         table: what `runs` returns.
-
-    Raises:
-        ValueError: no run has started.
     """
     begun = table.dropna(subset=["started"]).sort_values("started", ignore_index=True)
     if begun.empty:
-        raise ValueError("no run of the batch has started")
+        with styled():
+            figure, axes = plt.subplots(figsize=(7.1, 0.6), layout="constrained")
+            axes.set_axis_off()
+            axes.text(0, 0.5, "No run of the batch has started.")
+        return figure
     first = begun["started"].min()
     start = (begun["started"] - first).dt.total_seconds()
     unit, size = _unit(float((start + begun["seconds"]).max()))
-    with plt.rc_context(STYLE):
+    with styled():
         figure, axes = plt.subplots(figsize=(7.1, min(7.0, 1.2 + 0.09 * max(len(begun), 8))), layout="constrained")
         for state, look in LOOKS.items():
             chosen = begun["state"] == state

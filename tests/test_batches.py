@@ -237,8 +237,10 @@ def test_two_batches_at_once_share_the_work(tmp_path):
 SLEEP = "import time\nfrom pathlib import Path\nPath(results, f'at-{i}').touch()\ntime.sleep(seconds)"
 
 
-@pytest.mark.parametrize("stubborn", [False, True])
-def test_ctrl_c_ends_kernels_keeps_what_is_done_and_queues_the_rest(tmp_path, stubborn):
+@pytest.mark.parametrize(
+    ("sent", "stubborn"), [(signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGTERM, False)], ids=str
+)
+def test_ctrl_c_ends_kernels_keeps_what_is_done_and_queues_the_rest(tmp_path, sent, stubborn):
     ignore = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n" if stubborn else ""
     parameters = "i: int = 0  # the run\nseconds: float = 0.0  # pause"
     notebook = write(tmp_path / "n.ipynb", ignore + SLEEP, parameters=parameters, place=True)
@@ -258,7 +260,7 @@ def test_ctrl_c_ends_kernels_keeps_what_is_done_and_queues_the_rest(tmp_path, st
         while not all((tmp_path / f"at-{i}").exists() for i in (2, 3)):
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        os.killpg(process.pid, sent)  # as a terminal does
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from hatlab.config import ConfigError
 from hatlab.grids import expand, read
+from hatlab.paths import home
 from hatlab.values import read_yaml
 
 
@@ -92,3 +93,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "bad.yaml").write_text("product: {c: [1], c: [2]}")
     with pytest.raises(ConfigError, match=r"bad.yaml is not YAML: 'c' stands twice"):
         read(tmp_path / "bad.yaml")
+
+
+def test_the_readmes_grid_is_one():
+    text = (home() / "README.md").read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
+    points = grid(text)
+    assert len(points) == 2 * 3 * 10 * 2 and len({repr(sorted(point.items())) for point in points}) == 120
+    assert all(point["max_epochs"] == 40 for point in points)
+    assert {(point["dataset"], point["s_max"]) for point in points} == {("mnist", 400), ("fashion_mnist", 200)}

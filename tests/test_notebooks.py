@@ -152,7 +152,13 @@ def test_a_report_shows_a_small_example_where_there_is_no_batch(tmp_path):
         output.text for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs
         if output.output_type == "stream" and output.name == "stdout"
     )  # fmt: skip
+    assert n_images(executed) == 2  # both figures stand below their cells
     assert "4 of 4 runs of 10_your_own.ipynb are done" in text and "Nothing: no run failed." in text
+
+
+def n_images(notebook):
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    return sum("image/png" in output.get("data", {}) for output in outputs)
 
 
 def test_a_report_of_a_batch_with_failures_says_so(tmp_path):
