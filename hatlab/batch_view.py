@@ -82,9 +82,9 @@ class Display:
         """The runs are known, and which of them are done."""
         self.batch, self.started = batch, time.monotonic()
         self.statuses = {item.run.run_id: item.status if item.done else Status("queued") for item in looked}
-        for item in looked:
-            if item.why.startswith("stale"):
-                self.note(f"{_name(batch, item.run)}: {item.why}")
+        for why, n in Counter(item.why for item in looked if item.why.startswith("stale")).items():
+            first = next(item.run for item in looked if item.why == why)
+            self.note(f"{_name(batch, first)}{f' and {n - 1} more' if n > 1 else ''}: {why}")
         self.note(f"{batch.name}: {self._summary()}")
         if self.console.is_terminal and any(not item.done for item in looked):
             self._live = Live(console=self.console, refresh_per_second=4, transient=True, get_renderable=self._line)

@@ -16,8 +16,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hatlab.config import ConfigError, RunConfig, nearest
 from hatlab.jobs import check_network
 from hatlab.kernels import STOP_SECONDS, Execution
@@ -27,6 +25,7 @@ from hatlab.paths import home, results_root
 from hatlab.progress import PROGRESS_FILE, Progress, default_progress, follow
 from hatlab.runs import find_device
 from hatlab.tasks import make_sequence
+from hatlab.values import read_yaml
 
 __all__ = ["Job", "NotebookFailed", "plan", "reproduce"]
 
@@ -91,7 +90,7 @@ def plan(profile: str, only: Sequence[str], parameters: Mapping[str, Any]) -> li
     """
     path = home() / "notebooks" / "figures.yaml"
     try:
-        profiles = yaml.safe_load(path.read_text(encoding="utf-8"))
+        profiles = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist: run this in a checkout of hatlab, where the notebooks are") from None
     figures = profiles[_known("profile", profile, profiles)]

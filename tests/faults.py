@@ -66,6 +66,10 @@ artifacts.save(
 )"""
 
 
+class CannotInject(RuntimeError):
+    """This machine does not allow the fault."""
+
+
 @dataclass
 class Outcome:
     """One row of the table: what was done, when, and what came of it."""
@@ -166,6 +170,9 @@ def read_only(folder: Path) -> Iterator[None]:
     # files that vanish while chattr walks are no matter
     subprocess.run([*lock, str(folder)], stderr=subprocess.DEVNULL)
     try:
+        with contextlib.suppress(OSError):
+            (folder / "probe").touch()
+            raise CannotInject(f"{lock[0]} does not make a folder read-only here")
         yield
     finally:
         subprocess.run([*unlock, str(folder)], stderr=subprocess.DEVNULL)

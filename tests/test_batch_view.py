@@ -125,3 +125,15 @@ def test_the_estimate_is_of_earlier_runs_of_the_same_notebook(tmp_path):
     assert told == (
         "5 to do, about 4 min 30 s with 2 at a time (1 min 30 s each, the mean of 2 earlier runs of n.ipynb)"
     )
+
+
+def test_what_is_stale_is_told_once_for_each_reason(tmp_path):
+    batch, stream = made(tmp_path, 5), io.StringIO()
+    why = ["stale: the notebook was changed"] * 3 + ["stale: a.csv is missing", "new"]
+    looked = [Planned(run, Status("queued"), reason) for run, reason in zip(batch.runs, why, strict=True)]
+    with Display(stream) as shown:
+        shown.start(batch, looked)
+    assert stream.getvalue().splitlines()[:2] == [
+        f"{batch.runs[0].run_id} c=0 and 2 more: stale: the notebook was changed",
+        f"{batch.runs[3].run_id} c=0.75: stale: a.csv is missing",
+    ]
