@@ -15,9 +15,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hatlab.batches import Batch, Planned
 from hatlab.ledger import Entry, NotebookRun, State, Status, entries
 from hatlab.pace import format_seconds
+from hatlab.plans import Batch, Planned
 from hatlab.progress import in_notebook
 
 __all__ = ["Display", "as_json", "console", "estimate", "table"]

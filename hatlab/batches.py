@@ -11,17 +11,15 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from hatlab.batch_view import Display
 from hatlab.cluster import Cluster
 from hatlab.config import ConfigError
 from hatlab.ledger import Entry, NotebookRun, State, Status, now
 from hatlab.notebook import Notebook
 from hatlab.plans import Batch, Planned, find, names, plan
 from hatlab.runner import Assignment
-
-if TYPE_CHECKING:
-    from hatlab.batch_view import Display
 
 __all__ = ["Batch", "Planned", "batch", "default_workers", "find", "names", "plan"]
 
@@ -71,8 +69,6 @@ def batch(
         ClusterError: no scheduler answers, or it is lost; runs that workers have begun end there.
         KeyboardInterrupt: after the kernels have ended; what is not done is queued for the next call.
     """
-    from hatlab.batch_view import Display
-
     options = {"workers": workers, "retries": retries, "timeout": timeout}
     _check_options(options, scheduler, resources)
     limit = _bytes(memory)

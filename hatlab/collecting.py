@@ -14,9 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from hatlab.batches import Batch
 from hatlab.files import atomic, write_json
 from hatlab.ledger import NotebookRun, Status
+from hatlab.plans import Batch
 from hatlab.provenance import checksum
 
 __all__ = ["Collected", "gather", "write"]

@@ -12,10 +12,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hatlab.batches import Batch
 from hatlab.collecting import Collected
 from hatlab.figures import capacity_usage, styled
 from hatlab.ledger import NotebookRun
+from hatlab.plans import Batch
 
 __all__ = ["capacity_figures", "failures", "runs", "timeline", "versions"]
 

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from hatlab import batch_view
 from hatlab.batch_view import Display, as_json, console, estimate, table
-from hatlab.batches import Batch, Planned
 from hatlab.ledger import Entry, NotebookRun, Status
+from hatlab.plans import Batch, Planned
 
 
 def made(tmp_path, n=3):

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 from hatlab import report
-from hatlab.batches import Batch
 from hatlab.collecting import Collected
 from hatlab.files import write_json
 from hatlab.ledger import NotebookRun, Status
+from hatlab.plans import Batch
 from hatlab.provenance import checksum
 
 VERSIONS = {"hatlab": "0.1.0", "python": "3.12.1", "torch": "2.14.1"}
