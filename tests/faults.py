@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import nbformat
@@ -31,10 +31,11 @@ import psutil
 
 from hatlab.files import write_json
 from hatlab.kernels import RUN
-from hatlab.provenance import checksum, environment
+from hatlab.provenance import checksum, environment, git_state
 
 ROOT = Path(__file__).resolve().parent.parent
 N_RUNS = 6
+DRAWS = 5  # of a moment, until the batch is not over yet
 CALLS = 3  # reruns after the fault, at most
 READ_ONLY_SECONDS = 3.0
 HATLAB = [sys.executable, "-m", "hatlab.cli"]
@@ -77,13 +78,14 @@ class Outcome:
     fault: str
     notebook: str
     moment: float  # seconds after the command was called; drawn, but later if there was nothing to hit
-    hit: str  # what was hit; "" if the batch was over
+    hit: str  # what was hit; "" if the batch was over, and then it does not count
     first: str  # states after the first call
     reruns: int
     done: bool
     once: bool
     same_bytes: bool
     no_orphan: bool
+    commit: str = ""
 
     @property
     def survived(self) -> bool:
@@ -329,32 +331,48 @@ def try_fault(folder: Path, fault: str, notebook: str, code: str, expected: Expe
     )
 
 
+def _table(rows: dict[int, Outcome]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [{**asdict(row), "survived": row.survived} for row in rows.values()], index=pd.Index(rows, name="number")
+    )
+
+
+def _read(out: Path | None) -> dict[int, Outcome]:
+    """The rows that an earlier call has written."""
+    if out is None or not (out / "faults.csv").exists():
+        return {}
+    table = pd.read_csv(out / "faults.csv", index_col="number", keep_default_na=False).drop(columns="survived")
+    return {int(number): Outcome(**row) for number, row in table.to_dict("index").items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--faults", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    rows: list[Outcome] = []
+    rows = _read(options.out)
     with tempfile.TemporaryDirectory() as scratch:
         kinds, notebooks = [*FAULTS, WORKER], {"small": SMALL, "training": TRAINING}
         expected = {name: reference(Path(scratch) / name, code) for name, code in notebooks.items()}
         for number in range(options.faults):
             fault = kinds[number % len(kinds)]
             notebook = "training" if number // len(kinds) % 5 == 4 else "small"
-            folder = Path(scratch) / str(number)
-            seed = options.seed * 10_000 + number
-            rows.append(try_fault(folder, fault, notebook, notebooks[notebook], expected[notebook], seed))
-            print(number, "survived" if rows[-1].survived else "NOT SURVIVED", rows[-1], flush=True)
-            if rows[-1].survived:
-                shutil.rmtree(folder)
-            else:
-                print((folder / "log.txt").read_text(), flush=True)
-            if options.out:
-                options.out.mkdir(parents=True, exist_ok=True)
-                table = pd.DataFrame([{**asdict(row), "survived": row.survived} for row in rows])
-                table.to_csv(options.out / "faults.csv", index_label="number", lineterminator="\n")
-    table = pd.DataFrame([{**asdict(row), "survived": row.survived} for row in rows])
+            for draw in range(DRAWS):
+                if number in rows and (rows[number].hit or not rows[number].survived):
+                    break
+                folder, seed = Path(scratch) / f"{number}-{draw}", (options.seed * DRAWS + draw) * 10_000 + number
+                row = try_fault(folder, fault, notebook, notebooks[notebook], expected[notebook], seed)
+                rows[number] = replace(row, commit=(git_state()["commit"] or "")[:12])
+                print(number, "survived" if row.survived else "NOT SURVIVED", row, flush=True)
+                if row.survived:
+                    shutil.rmtree(folder)
+                else:
+                    print((folder / "log.txt").read_text(), flush=True)
+                if options.out:
+                    options.out.mkdir(parents=True, exist_ok=True)
+                    _table(rows).to_csv(options.out / "faults.csv", index_label="number", lineterminator="\n")
+    table = _table(rows)
     if options.out:
         command = f"python tests/faults.py --faults {options.faults} --seed {options.seed}"
         checks = {"faults.csv": checksum(options.out / "faults.csv")}
