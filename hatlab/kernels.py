@@ -136,7 +136,7 @@ class Execution(threading.Thread):
             kernel_manager_class=self._manager_class(scratch),
         )
         if left := [cell for cell in done.cells if _was_to_run(cell) and cell.execution_count is None]:
-            what = f"{len(left)} of {self.n_cells} cells were not run" + f": cell [{self.cell}] ended the notebook"
+            what = f"{len(left)} of {self.n_cells} cells were not run: cell [{self.cell}] ended the notebook"
             self.failure = Failure(self.cell, self.source, "SystemExit", what)
 
     def _manager_class(self, scratch: Path) -> type:

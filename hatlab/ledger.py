@@ -109,11 +109,6 @@ class NotebookRun:
         content = json.dumps([self.notebook, self.source, self.values, self.hatlab, self.data], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
-    @property
-    def label(self) -> str:
-        """The parameters that were given, for people."""
-        return " ".join(f"{name}={_short(value)}" for name, value in self.given.items())
-
 
 class Entry:
     """The folder of one run.
@@ -239,8 +234,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, Mapping) else {}  # type: ignore[return-value]
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:40]}…"

@@ -58,7 +58,7 @@ class Batch:
     def folder(self) -> Path:
         return self.results / FOLDER / self.name
 
-    @property
+    @functools.cached_property
     def varied(self) -> list[str]:
         """Names of the parameters in which the runs differ; those that were set, where they do not."""
         names = list(dict.fromkeys(name for run in self.runs for name in run.values))
