@@ -82,6 +82,13 @@ class RunConfig(BaseModel):
         (0.2, 0.5), description="MLP: on the input, on hidden layers; CNN: on the first two layers, on the others"
     )
 
+    method: Literal["hat", "sgd", "sgd_frozen", "ewc", "joint"] = Field(
+        "hat",
+        description="hat; or a reference without masks (c must be 0): sgd: plain training, task after task; sgd_frozen: "
+        "the trunk stays as the first task left it; ewc: elastic weight consolidation; joint: each task is trained "
+        "anew together with all before it",
+    )
+
     # Hard attention
     c: float = Field(
         0.75, ge=0, description="compressibility: weight of the mask-sparsity regularizer; 0 switches it off"
@@ -96,6 +103,9 @@ class RunConfig(BaseModel):
     )
     compensation: Literal["authors", "exact"] = Field(
         "authors", description="embedding gradient: autograd times a clamped cosh ratio, or its analytic form"
+    )
+    gate_precision: Literal["float32", "float64"] = Field(
+        "float32", description="of embeddings, gates and their gradients; the rest of the network is always float32"
     )
     embedding_init: Literal["normal", "uniform"] = Field(
         "normal", description="normal: e ~ N(0, 1); uniform: e ~ U(0, 2), as in the compression experiment"
@@ -113,6 +123,7 @@ class RunConfig(BaseModel):
     grad_clip: float = Field(10_000.0, gt=0, description="largest global gradient norm, after compensation")
     momentum: float = Field(0.0, description="must be 0: it would move frozen weights")
     weight_decay: float = Field(0.0, description="must be 0: it would move frozen weights")
+    ewc_lambda: float = Field(5000.0, ge=0, description="ewc: weight of its penalty; the authors of HAT used 5000")
     seed: int = Field(0, ge=0, lt=2**32, description="task order, validation split, initial weights, batches, dropout")
 
     def __init__(self, /, **values: Any) -> None:
@@ -159,6 +170,14 @@ class RunConfig(BaseModel):
         rate = info.data.get("learning_rate")
         if rate is not None and value > rate:
             raise ValueError(f"must be at most learning_rate = {rate:g}, or no epoch would be trained")
+        return value
+
+    @field_validator("c")
+    @classmethod
+    def _belongs_to_hat(cls, value: float, info: ValidationInfo) -> float:
+        method = info.data.get("method", "hat")
+        if method != "hat" and value != 0:
+            raise ValueError(f"must be 0 with method = '{method}', which has no masks to regularize")
         return value
 
     @classmethod
