@@ -38,8 +38,9 @@ def versions() -> dict[str, str]:
 def library_version() -> str:
     """Return hatlab's version and a checksum of its code as it lies on the disk now: "0.1.0+3fa9c1e2"."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    here = Path(__file__).parent
+    for path in sorted(here.rglob("*.py")):
+        digest.update(path.relative_to(here).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return f"{__version__}+{digest.hexdigest()[:8]}"
 
 

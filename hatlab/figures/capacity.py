@@ -1,55 +1,21 @@
-"""Figures: one function each, a tidy table in, a Figure out. Nothing here reads or writes files."""
+"""Capacity usage while tasks are learnt one after the other: Fig. 5."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from hatlab.figures.style import SEEDS_FOR_INTERVAL, colors_of, short, styled
 from hatlab.metrics import mean_interval
 
-__all__ = ["capacity_usage", "styled", "usage_curves"]
-
-STYLE: Final[Any] = {
-    "font.family": "sans-serif",
-    "font.size": 8.5,
-    "axes.titlesize": 8.5,
-    "axes.labelsize": 8.5,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8.5,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7,
-    "lines.linewidth": 1.4,
-    "lines.solid_joinstyle": "round",
-}
-# With fewer seeds than this a t interval says more about t than about the runs.
-SEEDS_FOR_INTERVAL: Final = 5
-UNREGULARIZED: Final = "0.45"  # a grey: c = 0 is the control, not a step of the colour scale
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """The style of all figures, for as long as they are drawn.
-
-    The first figure of a notebook switches on that figures are shown below their cells; that stays.
-    """
-    with plt.rc_context(STYLE):
-        yield
-        shown = plt.isinteractive()
-    mpl.interactive(shown)
+__all__ = ["capacity_usage", "usage_curves"]
 
 
 def usage_curves(capacity: pd.DataFrame, points: int = 101) -> pd.DataFrame:
@@ -100,7 +66,7 @@ def capacity_usage(capacity: pd.DataFrame, title: str = "") -> Figure:
     curves = usage_curves(capacity)
     layers = [name for name in capacity["layer"].unique() if name != "total"]
     weights = capacity.drop_duplicates("layer").set_index("layer")["weights"]
-    colors = _colors(sorted(curves["c"].unique()))
+    colors = colors_of(sorted(curves["c"].unique()))
     with styled():
         figure = plt.figure(figsize=(7.1, 4.9), layout=ConstrainedLayoutEngine(hspace=0.06, wspace=0.03))
         rows = figure.add_gridspec(2, 1, height_ratios=[1.6, 1])
@@ -115,7 +81,7 @@ def capacity_usage(capacity: pd.DataFrame, title: str = "") -> Figure:
             axes = figure.add_subplot(below[column])
             _draw(axes, curves[curves["layer"] == layer], colors, ticks=12 // len(layers) + 2)
             share = 100 * weights[layer] / weights["total"]
-            axes.set_title(f"{layer}: {_short(weights[layer])} weights\n({share:.2g}% of all)")
+            axes.set_title(f"{layer}: {short(weights[layer])} weights\n({share:.2g}% of all)")
             axes.set_xlabel("Task")
             axes.tick_params(labelleft=column == 0)
             if column == 0:
@@ -146,13 +112,6 @@ def _stretched(run: pd.DataFrame, grid: np.ndarray) -> np.ndarray:
     return np.asarray(np.interp(grid, (epoch + 1) / max(epoch[-1] + 1, 1), usage))
 
 
-def _colors(cs: list[float]) -> dict[float, Any]:
-    """Dark to light with growing c: viridis is told apart by colour-blind eyes and in grey print."""
-    steps = [c for c in cs if c > 0]
-    colors: dict[float, Any] = dict(zip(steps, sns.color_palette("viridis", len(steps)), strict=True))
-    return {c: colors.get(c, UNREGULARIZED) for c in cs}
-
-
 def _draw(axes: Axes, curves: pd.DataFrame, colors: Mapping[float, Any], ticks: int) -> None:
     n_tasks = int(curves["task"].max()) + 1
     for switch in range(1, n_tasks):
@@ -171,14 +130,6 @@ def _draw(axes: Axes, curves: pd.DataFrame, colors: Mapping[float, Any], ticks: 
     step = -(-n_tasks // ticks)
     axes.set_xticks(np.arange(0, n_tasks, step) + 0.5, [str(k + 1) for k in range(0, n_tasks, step)])
     axes.tick_params(axis="x", length=0)
-
-
-def _short(count: int) -> str:
-    """1234567 as "1.2M"."""
-    for unit, size in (("M", 1_000_000), ("k", 1_000)):
-        if count >= size:
-            return f"{count / size:.3g}{unit}"
-    return str(count)
 
 
 def _heading(title: str, capacity: pd.DataFrame, curves: pd.DataFrame) -> str:
