@@ -85,8 +85,8 @@ class RunConfig(BaseModel):
     method: Literal["hat", "sgd", "sgd_frozen", "ewc", "joint"] = Field(
         "hat",
         description="hat; or a reference without masks (c must be 0): sgd: plain training, one task after the other; "
-        "sgd_frozen: the trunk stays as the first task left it; ewc: elastic weight consolidation; joint: each task is trained "
-        "anew together with all before it",
+        "sgd_frozen: the trunk stays as the first task left it; ewc: elastic weight consolidation; joint: each task "
+        "is trained anew together with all before it",
     )
 
     # Hard attention

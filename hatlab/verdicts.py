@@ -1,9 +1,9 @@
 """Verdicts: what a notebook found, held against what the paper says.
 
-Each notebook leaves a table `verdicts`, one row a claim; `hatlab reproduce` prints those of all its figures. The rule is
-one for all: a number agrees when the paper's value, give or take half of its last digit, lies in our 95% interval; a
-property agrees when every run has it. What was trained on something else than the paper's is "not comparable", whatever
-the numbers are.
+Each notebook leaves a table `verdicts`, one row a claim; `hatlab reproduce` prints those of all its figures. One rule
+for all: a number agrees when the paper's value, give or take half of its last digit, lies in our 95% interval; a
+property agrees when every run has it. What was trained on something else than the paper's is "not comparable",
+whatever the numbers are.
 """
 
 from __future__ import annotations
