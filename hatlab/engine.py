@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hatlab.attention import slopes
+from hatlab.joint import joint_epoch
 from hatlab.networks import HATNetwork
 from hatlab.noise import Noise
 from hatlab.progress import Progress
@@ -29,7 +30,7 @@ __all__ = ["SHARED", "Group"]
 # What runs must have in common to share a step.
 SHARED = (
     "dataset", "sequence", "classes_per_task", "class_groups", "validation", "network", "widths", "dropout",
-    "batch_size", "compensation", "embedding_clamp", "cosh_clamp",
+    "batch_size", "method", "compensation", "gate_precision", "embedding_clamp", "cosh_clamp",
 )  # fmt: skip
 
 
@@ -85,6 +86,8 @@ class Group:
         """Train one epoch of each run's current task, without validation; return each run's losses, (steps, 2)."""
         for trainer in self.trainers:
             trainer.begin_epoch()
+        if self.trainers[0].config.method == "joint":
+            return [joint_epoch(trainer, self.check) for trainer in self.trainers]
         if self._stack is None or not self._stack.serves(self.trainers):
             self._stack = None  # its memory is needed
             self._stack = _Stack(self.trainers, self.captured)
@@ -119,7 +122,7 @@ class _Stack:
         linear = [f"trunk.{name}.weight" for name, layer in self.network.trunk.items() if isinstance(layer, nn.Linear)]
         self.state = State(
             {**trunk, "head.weight": self._empty(classes, inputs), "head.bias": self._empty(classes)},
-            self._empty(units),
+            self._empty(units, dtype=self.network.gates.dtype),
             {name: torch.empty_like(trunk[name]) for name in linear if self.device.type == "cpu"},
         )
         config = first.config
@@ -128,7 +131,11 @@ class _Stack:
         self.hyper = Hyper(self._empty(), s_max, self._empty(), *same)
         shapes = {name: factor.shape for trainer in trainers for name, factor in trainer.movable.items()}
         movable = {name: self._empty(*shape) for name, shape in shapes.items()}
-        self.past = Past(self._empty(units), self._empty(), self._empty(units), movable)
+        anchors = [
+            {name: self._empty(*shape) for name, shape in shapes.items()}
+            for shapes in [{name: p.shape for t in trainers for name, (p, _) in t.anchors.items()}] * 2
+        ]
+        self.past = Past(self._empty(units), self._empty(), self._empty(units), movable, *anchors)
         self.noise = Noise(
             [(self.size, *shape) for shape in self.network.dropout_shapes], self.network.dropout, self.device
         )
@@ -146,6 +153,8 @@ class _Stack:
         A step that was captured is captured anew only when half of its runs have left: until then they idle.
         """
         if bool(self.past.movable) != any(trainer.movable for trainer in trainers):
+            return False
+        if bool(self.past.anchor) != any(trainer.anchors for trainer in trainers):
             return False
         if self.captured:
             return 2 * len(trainers) > len(self.trainers)
@@ -195,6 +204,8 @@ class _Stack:
             self.past.pull[row], _ = affine(trainer.cumulative, config.mode, config.c, config.min_units)
             for name, factor in self.past.movable.items():
                 factor[row] = trainer.movable.get(name, 1.0)
+            for name, anchor in self.past.anchor.items():
+                anchor[row], self.past.stiffness[name][row] = trainer.anchors.get(name, (0.0, 0.0))
             split = trainer.split.train
             self.scale[row, 0], self.shift[row, 0] = split.scale, split.shift
             if self.pixels is not None and split.pixels is not None:

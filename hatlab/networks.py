@@ -32,6 +32,7 @@ class HATNetwork(nn.Module):
         dropout: probability behind each trunk layer, in order.
         input_dropout: probability on the input.
         embedding_init: "normal", e ~ N(0, 1), or "uniform", e ~ U(0, 2).
+        gated: False makes it the plain network: every mask is 1.
 
     Raises:
         TypeError: a layer that is neither linear nor a convolution.
@@ -53,6 +54,7 @@ class HATNetwork(nn.Module):
         dropout: Sequence[float],
         input_dropout: float = 0.0,
         embedding_init: str = "normal",
+        gated: bool = True,
     ) -> None:
         super().__init__()
         if not trunk:
@@ -61,6 +63,7 @@ class HATNetwork(nn.Module):
         if len(dropout) != len(trunk):
             raise ValueError(f"dropout has {len(dropout)} values for {len(trunk)} trunk layers: one each is needed")
         self.input_shape = tuple(input_shape)
+        self.gated = gated
         self.trunk = nn.ModuleDict(trunk)
         self.units = {name: layer.weight.shape[0] for name, layer in trunk.items()}
         e = torch.empty(len(classes), sum(self.units.values()))
@@ -84,8 +87,10 @@ class HATNetwork(nn.Module):
         return dict(zip(self.units, torch.split(vector, list(self.units.values()), -1), strict=True))
 
     def mask(self, task: int, s: float | Tensor) -> Tensor:
-        """Return the mask of `task` at slope `s` over the units of all layers, (all units,)."""
-        return gate(self.gates[task], s)
+        """Return the mask of `task` at slope `s` over the units of all layers, (all units,), in float32."""
+        if not self.gated:
+            return torch.ones_like(self.gates[task], dtype=torch.float32)
+        return gate(self.gates[task], s).to(torch.float32)
 
     def movable(self, cumulative: Tensor) -> dict[str, Tensor]:
         """Return what the gradient of each trunk parameter is multiplied by, under its name in `named_parameters`.
@@ -108,6 +113,11 @@ class HATNetwork(nn.Module):
         Returns:
             (batch, classes of the task).
         """
+        logits: Tensor = self.heads[task](self.features(x, mask, keep))
+        return logits
+
+    def features(self, x: Tensor, mask: Tensor, keep: Sequence[Tensor | None] | None = None) -> Tensor:
+        """Return what the heads read, (batch, units of the last layer); arguments as for `forward`."""
         factors = iter(keep) if keep is not None else None
 
         def drop(h: Tensor, p: float) -> Tensor:
@@ -125,8 +135,7 @@ class HATNetwork(nn.Module):
                 h = drop(F.relu(layer(h.flatten(1))), p) * masks[name]
             else:
                 h = F.max_pool2d(drop(F.relu(layer(h)), p), 2) * masks[name].reshape(-1, 1, 1)
-        logits: Tensor = self.heads[task](h)
-        return logits
+        return h
 
     @torch.no_grad()
     def _dropout_shapes(self) -> list[tuple[int, ...]]:
@@ -152,7 +161,7 @@ class HATMLP(HATNetwork):
         classes: number of classes of each task.
         widths: units of each hidden layer.
         dropout: probability on the input, and behind each hidden layer.
-        embedding_init: as for `HATNetwork`.
+        embedding_init, gated: as for `HATNetwork`.
     """
 
     def __init__(
@@ -162,10 +171,11 @@ class HATMLP(HATNetwork):
         widths: Sequence[int] = (2000, 2000),
         dropout: tuple[float, float] = (0.2, 0.5),
         embedding_init: str = "normal",
+        gated: bool = True,
     ) -> None:
         sizes = [math.prod(input_shape), *widths]
         trunk = {f"fc{i}": nn.Linear(sizes[i - 1], sizes[i]) for i in range(1, len(sizes))}
-        super().__init__(trunk, input_shape, classes, [dropout[1]] * len(widths), dropout[0], embedding_init)
+        super().__init__(trunk, input_shape, classes, [dropout[1]] * len(widths), dropout[0], embedding_init, gated)
 
 
 class HATCNN(HATNetwork):
@@ -177,7 +187,7 @@ class HATCNN(HATNetwork):
         input_shape: (C, side, side), side at least 28.
         classes: number of classes of each task.
         dropout: probability behind the first two layers, and behind the other three.
-        embedding_init: as for `HATNetwork`.
+        embedding_init, gated: as for `HATNetwork`.
 
     Raises:
         ValueError: images that are not square or smaller than 28 x 28.
@@ -189,6 +199,7 @@ class HATCNN(HATNetwork):
         classes: Sequence[int],
         dropout: tuple[float, float] = (0.2, 0.5),
         embedding_init: str = "normal",
+        gated: bool = True,
     ) -> None:
         channels, height, width = input_shape
         if height != width or height < 28:
@@ -208,4 +219,4 @@ class HATCNN(HATNetwork):
             "fc1": nn.Linear(256 * side * side, 2048),
             "fc2": nn.Linear(2048, 2048),
         }
-        super().__init__(layers, input_shape, classes, [low, low, high, high, high], 0.0, embedding_init)
+        super().__init__(layers, input_shape, classes, [low, low, high, high, high], 0.0, embedding_init, gated)

@@ -76,12 +76,16 @@ class Past(NamedTuple):
         pull: (R, all units), the gradient of c times the regularizer by the mask.
         movable: parameter name -> (R, ...), what its gradient is multiplied by; no entries if all runs are in their
             first task.
+        anchor, stiffness: parameter name -> (R, ...): EWC pulls it towards `anchor` with half of `stiffness` times the
+            squared distance; no entries without EWC.
     """
 
     coefficient: Tensor
     offset: Tensor
     pull: Tensor
     movable: Mapping[str, Tensor]
+    anchor: Mapping[str, Tensor] = MappingProxyType({})
+    stiffness: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def _times(h: Tensor, factor: Tensor | None) -> Tensor:
@@ -163,29 +167,35 @@ def forward(
 
 
 def step(network: HATNetwork, state: State, batch: Batch, hyper: Hyper, past: Past) -> Tensor:
-    """Take one step of SGD on CE + c R in each run, in place in `state`.
+    """Take one step of SGD on CE + c R in each run, in place in `state`; without gates on CE and EWC's penalty.
 
     Returns:
         (R, 2): cross-entropy and R before the step.
     """
     with torch.enable_grad():
         parameters = {name: p.detach().requires_grad_() for name, p in state.parameters.items()}
-        mask = gate(state.e, batch.s).requires_grad_()
-        logits = forward(network, parameters, batch.x, mask, batch.keep, state.room)
+        # the gates may be more precise than what they gate
+        mask = gate(state.e, batch.s) if network.gated else torch.ones_like(state.e)
+        seen = mask.to(batch.x.dtype).requires_grad_()
+        logits = forward(network, parameters, batch.x, seen, batch.keep, state.room)
         of_each = F.cross_entropy(logits.flatten(0, 1), batch.y.flatten(), reduction="none")
         cross_entropy = (of_each.reshape(batch.y.shape) * batch.weight).sum(1)
         # no run's loss depends on another's parameters: the gradient of the sum holds the gradient of each
-        *gradients, of_mask = torch.autograd.grad(cross_entropy.sum(), [*parameters.values(), mask])
+        *gradients, of_mask = torch.autograd.grad(cross_entropy.sum(), [*parameters.values(), seen])
     with torch.no_grad():
-        of_mask += past.pull
+        of_mask = of_mask.to(mask.dtype).add_(past.pull)
         r = past.offset + (past.coefficient * mask).sum(1)
-        of_e = compensated_gradient(
-            of_mask, mask, state.e, batch.s, hyper.s_max[:, None], hyper.compensation, hyper.cosh_clamp
-        )
-        norms = [torch.linalg.vector_norm(of_e, dim=1)]
+        norms = []
+        if network.gated:
+            of_e = compensated_gradient(
+                of_mask, mask, state.e, batch.s, hyper.s_max[:, None], hyper.compensation, hyper.cosh_clamp
+            )
+            norms.append(torch.linalg.vector_norm(of_e, dim=1).to(cross_entropy.dtype))
         for name, gradient in zip(parameters, gradients, strict=True):
             if name in past.movable:
                 gradient.mul_(past.movable[name])
+            if name in past.anchor:
+                gradient.addcmul_(past.stiffness[name], state.parameters[name] - past.anchor[name])
             norms.append(torch.linalg.vector_norm(gradient.flatten(1), dim=1))  # while it is in the cache
         norm = torch.linalg.vector_norm(torch.stack(norms, 1), dim=1)
         # a gradient of 0 moves nothing, but an idle run has the regularizer's
@@ -194,6 +204,8 @@ def step(network: HATNetwork, state: State, batch: Batch, hyper: Hyper, past: Pa
         for name, gradient in zip(parameters, gradients, strict=True):
             p = state.parameters[name]
             p.addcmul_(gradient, rate.reshape(-1, *[1] * (p.dim() - 1)), value=-1)
-        # rounded once, as SGD does: near the edge of a mask one ulp decides over a whole quantum of its gradient
-        state.e.addcmul_(of_e, rate[:, None], value=-1).clamp_(-hyper.embedding_clamp, hyper.embedding_clamp)
-    return torch.stack((cross_entropy.detach(), r), 1)
+        if network.gated:
+            # rounded once, as SGD does: near the edge of a mask one ulp decides over a whole quantum of its gradient
+            state.e.addcmul_(of_e, rate[:, None].to(of_e.dtype), value=-1)
+            state.e.clamp_(-hyper.embedding_clamp, hyper.embedding_clamp)
+    return torch.stack((cross_entropy.detach(), r.to(cross_entropy.dtype)), 1)

@@ -1,4 +1,4 @@
-"""One run of HAT on a task sequence: evaluation, and what is decided between two epochs.
+"""One run on a task sequence, of HAT or a reference: evaluation, and what is decided between two epochs.
 
 `Trainer` keeps what lasts from epoch to epoch; all of it can be saved between two epochs and taken up again. The
 epochs themselves are the engine's, which takes those of several runs side by side.
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hatlab import protection
+from hatlab import ewc, protection
 from hatlab.capacity import COLUMNS, adahat_capacity, capacity_rows, weights_used
 from hatlab.config import RunConfig
 from hatlab.loading import Images, Split, TaskData
@@ -59,12 +59,14 @@ def build_network(config: RunConfig, sequence: TaskSequence) -> HATNetwork:
     classes = [len(task.classes) for task in sequence.tasks]
     with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        common = (sequence.input_shape, classes)
+        shape, init, gated = sequence.input_shape, config.embedding_init, config.method == "hat"
         network = (
-            HATMLP(*common, config.widths, config.dropout, config.embedding_init)
+            HATMLP(shape, classes, config.widths, config.dropout, init, gated)
             if config.network == "mlp"
-            else HATCNN(*common, config.dropout, config.embedding_init)
+            else HATCNN(shape, classes, config.dropout, init, gated)
         )
+        if config.gate_precision == "float64":
+            network.gates.data = network.gates.data.double()
         if config.schedule == "paper":
             for module in network.modules():
                 if isinstance(module, nn.Linear | nn.Conv2d):
@@ -88,6 +90,7 @@ class Trainer:
         task: position of the task in training; the number of tasks when all are done.
         within: of the task in training, what its next epoch starts from; None before its first.
         movable: of the task in training: parameter name -> what its gradient is multiplied by; empty in the first.
+        anchors: of EWC: trunk parameter name -> (value after the last task, stiffness); empty in the first task.
         order: generator of the order in which an epoch goes through the images.
         noise: start of the run's stream of dropout's random numbers; `steps`: how many steps have drawn from it.
         rows: table name -> rows, without the run's column (see `TABLES`).
@@ -107,7 +110,7 @@ class Trainer:
         self.network = build_network(config, sequence).to(self.device)
         with torch.no_grad():  # the authors clamp the embeddings of all tasks at every step
             self.network.gates.clamp_(-config.embedding_clamp, config.embedding_clamp)
-        self.cumulative = torch.zeros_like(self.network.gates[0]).detach()
+        self.cumulative = torch.zeros_like(self.network.gates[0], dtype=torch.float32).detach()
         # always drawn on the CPU, so that the order is the same on every device
         self.order = torch.Generator().manual_seed(stream(config.seed, 1) % 2**63)
         self.noise, self.steps = stream(config.seed, 2), 0
@@ -115,6 +118,7 @@ class Trainer:
         self.task = 0
         self.within: dict[str, Any] | None = None
         self.movable: dict[str, Tensor] = {}
+        self.anchors: dict[str, tuple[Tensor, Tensor]] = {}
         self.rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in self.TABLES}
         self._before: Mapping[str, np.ndarray] = {}  # the cumulative mask by layer, and what remains of the capacity
         self._adahat: Mapping[str, float] = {}
@@ -139,6 +143,7 @@ class Trainer:
             "steps": self.steps,
             "task": self.task,
             "within": self.within,
+            "anchors": self.anchors,
             "rows": self.rows,
         }
 
@@ -148,6 +153,10 @@ class Trainer:
         self.cumulative = saved["cumulative"].to(self.device)
         self.order.set_state(saved["order"])
         self.steps, self.task, self.within, self.rows = (saved[name] for name in ("steps", "task", "within", "rows"))
+        self.anchors = {
+            name: (anchor.to(self.device), stiffness.to(self.device))
+            for name, (anchor, stiffness) in saved.get("anchors", {}).items()
+        }
         if self.within is not None:
             protected = self.within["protected"]
             self.within["protected"] = {name: values.to(self.device) for name, values in protected.items()}
@@ -155,12 +164,12 @@ class Trainer:
 
     def trained(self) -> dict[str, Tensor]:
         """Return what the current task trains: trunk, its head and "gates", its embedding; they share memory with
-        the network.
+        the network. Joint training has the heads of all tasks so far.
         """
+        first = 0 if self.config.method == "joint" else self.task
+        heads = tuple(f"heads.{k}." for k in range(first, self.task + 1))
         parameters = {
-            name: p.detach()
-            for name, p in self.network.named_parameters()
-            if name.startswith(("trunk.", f"heads.{self.task}."))
+            name: p.detach() for name, p in self.network.named_parameters() if name.startswith(("trunk.", *heads))
         }
         return {**parameters, "gates": self.network.gates[self.task].detach()}
 
@@ -168,6 +177,8 @@ class Trainer:
         """Enter the next task, unless the run is within one."""
         if self.within is not None:
             return
+        if self.config.method == "joint":
+            self.network.load_state_dict(build_network(self.config, self.sequence).state_dict())
         self._look_back()
         self.within = {
             "epoch": 0,
@@ -195,8 +206,8 @@ class Trainer:
             ce, r = losses[bad[0]]
             raise self._diverged(f"step {bad[0] + 1} of {len(losses)} has cross-entropy {ce} and R {r}")
         ce, r = losses.mean(0).tolist()
-        cross_entropy, accuracy = evaluate(self.network, task, self.split.valid, config.s_max)
-        valid_loss = cross_entropy
+        cross_entropy, accuracy = self._validate()
+        valid_loss = cross_entropy + ewc.penalty(self.trained(), self.anchors)
         if config.schedule == "authors":
             valid_loss += config.c * self._regularizer()
         if not math.isfinite(valid_loss):
@@ -221,6 +232,8 @@ class Trainer:
         for name, value in self.trained().items():
             value.copy_(now["best"][name])
         protected = protection.verify_protected(self.trained(), self.movable, now["protected"])
+        if config.method == "ewc":
+            self.anchors = self._anchors()
         with torch.no_grad():
             self.cumulative = protection.cumulate(self.cumulative, self.network.mask(task, config.s_max))
         weights = sum(link.weights for link in self.network.links)
@@ -235,9 +248,31 @@ class Trainer:
         self.task, self.within, self.movable = task + 1, None, {}
         progress.task_done(config.run_id, task, now["epoch"], accuracy, used / weights)
 
+    def _validate(self) -> tuple[float, float]:
+        """Return cross-entropy and accuracy on the validation images; of all tasks so far in joint training."""
+        if self.config.method != "joint":
+            return evaluate(self.network, self.task, self.split.valid, self.config.s_max)
+        tasks = range(self.task + 1)
+        sizes = [len(self.data[task].valid) for task in tasks]
+        found = [evaluate(self.network, task, self.data[task].valid, self.config.s_max) for task in tasks]
+        loss, accuracy = np.average(found, axis=0, weights=sizes).tolist()
+        return loss, accuracy
+
+    def _anchors(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return EWC's springs after the current task: its Fisher information joins the mean over those before."""
+        found = ewc.fisher(self.network, self.task, self.split.train)
+        anchors = {}
+        for name, value in found.items():
+            stiffness = self.config.ewc_lambda * value
+            if name in self.anchors:
+                stiffness = (stiffness + self.task * self.anchors[name][1]) / (self.task + 1)
+            anchors[name] = (self.trained()[name].clone(), stiffness)
+        return anchors
+
     def _look_back(self) -> None:
         """Work out what the tasks before mean for the current one."""
-        self.movable = self.network.movable(self.cumulative) if self.task > 0 else {}
+        protects = self.config.method in ("hat", "sgd_frozen") and self.task > 0
+        self.movable = self.network.movable(self.cumulative) if protects else {}
         self._before = self._numpy(self.cumulative)
         self._adahat = adahat_capacity(self.network.links, self._before)
 

@@ -22,7 +22,10 @@ OTHER_VALUES = {
     "network": "cnn",
     "widths": (2000, 2000, 2000),
     "dropout": (0.2, 0.4),
-    "c": 0.1,
+    "method": "ewc",
+    "ewc_lambda": 100.0,
+    "gate_precision": "float64",
+    "c": 0.0,  # what other methods than hat need
     "mode": "cross",
     "min_units": 0,
     "s_max": 50.0,
@@ -59,6 +62,9 @@ OUT_OF_RANGE = [
     ("dropout", (0.2, 1.0)),
     ("dropout", (0.2,)),
     ("dropout", (0.2, 0.5, 0.5)),
+    ("method", "SGD"),
+    ("ewc_lambda", -1.0),
+    ("gate_precision", "float16"),
     ("c", -0.001),
     ("mode", "CROSS"),
     ("min_units", -1),
@@ -84,6 +90,7 @@ OUT_OF_RANGE = [
 
 ON_THE_BORDER = [
     ("c", 0.0),
+    ("ewc_lambda", 0.0),
     ("min_units", 0),
     ("s_max", 1.0),
     ("cosh_clamp", 80.0),
@@ -186,6 +193,12 @@ def test_a_value_on_the_border_of_its_range_is_accepted(name, value):
     assert getattr(RunConfig(**{name: value}), name) == value
 
 
+@pytest.mark.parametrize("method", ["sgd", "sgd_frozen", "ewc", "joint"])
+def test_a_method_without_masks_has_no_regularizer(method):
+    assert refused(method=method).startswith(f"c = 0.75: must be 0 with method = '{method}'")
+    assert RunConfig(method=method, c=0).method == method
+
+
 def test_the_refusal_shows_the_value_and_what_is_allowed():
     message = refused(s_max=0.5)
     assert "s_max = 0.5: Input should be greater than or equal to 1 (s_max: steepest slope of the gate)" in message
@@ -258,7 +271,7 @@ def test_the_sign_of_zero_does_not_change_the_run_id():
 
 def test_the_run_id_of_the_defaults_has_not_changed():
     # it names folders of results that exist: change it knowingly, with a line in the changelog
-    assert RunConfig().run_id == "047220caea49"
+    assert RunConfig().run_id == "64a94d9af906"
 
 
 def test_the_run_id_does_not_depend_on_the_order_of_arguments():
@@ -273,7 +286,8 @@ def test_every_field_has_another_value_here():
 
 @pytest.mark.parametrize("name", OTHER_VALUES)
 def test_changing_any_one_field_changes_the_run_id(name):
-    assert RunConfig(**{name: OTHER_VALUES[name]}).run_id != RunConfig().run_id
+    base = {"c": 0.0} if name == "method" else {}
+    assert RunConfig(**base, **{name: OTHER_VALUES[name]}).run_id != RunConfig(**base).run_id
 
 
 def configs():

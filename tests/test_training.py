@@ -192,3 +192,81 @@ def test_a_trainer_goes_on_from_a_saved_state_to_the_same_bits(tmp_path):
     train(rest)
     assert rest.rows == whole.rows
     assert all(torch.equal(a, b) for a, b in zip(rest.network.parameters(), whole.network.parameters(), strict=True))
+
+
+# --- references, and the gate's precision -----------------------------------------------------------------------------
+
+
+def test_without_gates_every_mask_is_one_and_embeddings_stay():
+    run = trainer_of(SMALL.replace(method="sgd", c=0))
+    before = run.network.gates.detach().clone()
+    train(run)
+    assert torch.equal(run.network.gates.detach(), before)
+    assert torch.equal(run.network.mask(0, 400.0), torch.ones(50))
+    columns = Trainer.TABLES["capacity"]
+    rows = [dict(zip(columns, row, strict=True)) for row in run.rows["capacity"]]
+    assert all(row["weights_used"] == row["weights"] for row in rows)
+
+
+def test_plain_sgd_of_one_task_is_autograd_and_sgd_written_out():
+    config = SMALL.replace(method="sgd", c=0, dropout=(0, 0), batch_size=10_000, max_epochs=1, n_tasks=1)
+    run, reference = trainer_of(config), trainer_of(config)
+    Group([run]).train_epoch()
+    x, y = reference.split.train.batch(torch.arange(len(reference.split.train)))
+    h = x.flatten(1)
+    for layer in reference.network.trunk.values():
+        h = torch.relu(layer(h))
+    torch.nn.functional.cross_entropy(reference.network.heads[0](h), y).backward()
+    for name, p in reference.network.named_parameters():
+        if name != "gates":
+            now = dict(run.network.named_parameters())[name]
+            torch.testing.assert_close(now, p - 0.05 * p.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_a_frozen_trunk_stays_as_the_first_task_left_it():
+    run = trainer_of(SMALL.replace(method="sgd_frozen", c=0))
+    trunks = []
+
+    class Watch(Progress):
+        def task_done(self, run_id, task, epochs, accuracy, usage):
+            trunks.append({n: p.detach().clone() for n, p in run.network.named_parameters() if n.startswith("trunk.")})
+
+    train(run, progress=Watch())
+    assert len(trunks) == 5
+    assert all(torch.equal(trunk[name], trunks[0][name]) for trunk in trunks[1:] for name in trunks[0])
+    n = sum(p.numel() for p in trunks[0].values())
+    assert [row[-1] for row in run.rows["tasks"]] == [0, *[n] * 4]  # and that was checked, bit by bit
+
+
+def test_gates_in_float64_are_that_and_the_rest_is_not():
+    run = trainer_of(SMALL.replace(gate_precision="float64"))
+    assert run.network.gates.dtype == torch.float64
+    train(run)
+    assert run.network.gates.dtype == torch.float64
+    assert not torch.equal(run.network.gates.float().double(), run.network.gates)  # it has moved by less than float32
+    assert run.cumulative.dtype == torch.float32
+    assert {p.dtype for n, p in run.network.named_parameters() if n != "gates"} == {torch.float32}
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_where_a_units_gradient_ends(precision):
+    """hat.md, 7: a mask that has rounded to 1 hands no gradient on; in float64 that comes later."""
+    config = SMALL.replace(gate_precision=precision, n_tasks=1, dropout=(0, 0), c=100.0, learning_rate=0.01)
+    run = trainer_of(config)
+    gates = {-0.6: 0.0, 0.06: 0.0, 0.2: 0.0}  # s e of -30, 3 and 10 at s = 50; of -216, 21.6 and 72 at s = 360
+    e = torch.tensor(list(gates)).repeat(17)[:50]
+    with torch.no_grad():
+        run.network.gates[0] = e
+    run.begin_epoch()
+    stack = engine._Stack([run], captured=False)
+    stack._load([run])
+    plan = {name: values[:1, 0] for name, values in stack._plan([run]).items()}
+    moved = {}
+    for s in (50.0, 360.0):
+        stack.state.e.copy_(e)
+        stack._step(1, plan["rows"], plan["labels"], plan["weight"], torch.full((1,), s, dtype=torch.float64))
+        moved[s] = (stack.state.e[0] - e.to(stack.state.e.dtype))[:3].tolist()
+    assert all(change < 0 for change in moved[50.0])
+    of_active = moved[360.0][1]
+    assert of_active == 0 if precision == "float32" else of_active < 0
+    assert moved[360.0][2] == 0
