@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hatlab.figures.capacity import capacity_usage, usage_curves
+from hatlab.figures.forgetting import forgetting, hyperparameters
 from hatlab.figures.style import UNREGULARIZED, styled
 
-__all__ = ["UNREGULARIZED", "capacity_usage", "styled", "usage_curves"]
+__all__ = ["UNREGULARIZED", "capacity_usage", "forgetting", "hyperparameters", "styled", "usage_curves"]

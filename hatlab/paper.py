@@ -1,0 +1,40 @@
+"""Numbers that the paper prints (Serra et al., ICML 2018), for figures and verdicts. Nothing is computed here."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pandas as pd
+
+__all__ = ["METHODS", "PAPER_SEEDS", "TABLE_1", "forgetting"]
+
+PAPER_SEEDS: Final = 10
+
+# Table 1: mean and standard deviation, over ten runs, of the forgetting ratio after two and after eight tasks of the
+# mixture; from the one that forgets most to the one that forgets least.
+TABLE_1: Final = pd.DataFrame(
+    [
+        ("LFL", -0.73, 0.29, -0.92, 0.08),
+        ("LWF", -0.14, 0.13, -0.80, 0.06),
+        ("SGD", -0.20, 0.08, -0.66, 0.03),
+        ("IMM-mode", -0.11, 0.08, -0.49, 0.05),
+        ("SGD-F", -0.20, 0.15, -0.44, 0.06),
+        ("IMM-mean", -0.12, 0.10, -0.42, 0.04),
+        ("EWC", -0.08, 0.06, -0.25, 0.03),
+        ("PathNet", -0.09, 0.16, -0.17, 0.23),
+        ("PNN", -0.11, 0.10, -0.11, 0.01),
+        ("HAT", -0.02, 0.03, -0.06, 0.01),
+    ],
+    columns=["method", "rho_2", "std_2", "rho_8", "std_8"],
+)
+
+# RunConfig.method -> the paper's name for it
+METHODS: Final = {"sgd": "SGD", "sgd_frozen": "SGD-F", "ewc": "EWC", "hat": "HAT"}
+
+
+def forgetting(method: str, tasks: int) -> tuple[float, float] | None:
+    """Return mean and standard deviation that Table 1 has for a method after so many tasks; None where it has none."""
+    row = TABLE_1[TABLE_1["method"] == method]
+    if row.empty or tasks not in (2, 8):
+        return None
+    return float(row[f"rho_{tasks}"].iloc[0]), float(row[f"std_{tasks}"].iloc[0])
