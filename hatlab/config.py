@@ -50,14 +50,18 @@ class RunConfig(BaseModel):
     dataset: str = Field(
         "digits",
         min_length=1,
-        description="digits, mnist, fashion_mnist, cifar10, cifar100, npz:PATH or folder:PATH; several joined by '+'",
+        description="digits, mnist, fashion_mnist, cifar10, cifar100, svhn, gtsrb, facescrub, notmnist, npz:PATH or "
+        "folder:PATH; several joined by '+'; or mixture, the paper's eight sets, each of them a task at 3x32x32; "
+        "mixture:NAME,NAME,... takes those named",
     )
     sequence: Literal["split", "permuted"] = Field(
         "split",
         description="split: each task has its own classes; permuted: all classes, pixels shuffled per task",
     )
     classes_per_task: Width | tuple[Width, ...] = Field(
-        2, description="split: classes in each task, in label order; one number, or one per joined data set"
+        2,
+        description="split: classes in each task, in label order; one number, or one per joined data set (a mixture's "
+        "tasks have all classes of their set)",
     )
     class_groups: tuple[Annotated[tuple[int, ...], Field(min_length=1)], ...] | None = Field(
         None, description="split: the classes of each task, spelled out; replaces classes_per_task"

@@ -10,22 +10,35 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from hatlab import paths
+from hatlab import mixture, paths
 from hatlab.cache import cached
 from hatlab.config import nearest
 from hatlab.formats import DatasetError, read_npz
 from hatlab.image_folders import read_folder, tree_checksum
+from hatlab.named_sets import FileCheck, NamedSet, SetStatus
 from hatlab.provenance import checksum
 from hatlab.public_sets import CIFAR_MEAN, CIFAR_STD, PUBLIC_SETS
+from hatlab.supplied_sets import SUPPLIED_SETS
 
-__all__ = ["Dataset", "DatasetError", "FileCheck", "SetStatus", "fetch", "load", "split_names", "status", "verify"]
+__all__ = [
+    "Dataset",
+    "DatasetError",
+    "FileCheck",
+    "SetStatus",
+    "fetch",
+    "load",
+    "load_all",
+    "split_names",
+    "status",
+    "verify",
+]
 
+NAMED: dict[str, NamedSet] = {**PUBLIC_SETS, **SUPPLIED_SETS}
 LOCAL = {"npz": read_npz, "folder": read_folder}
-ALLOWED = ["digits", *PUBLIC_SETS, *(f"{kind}:PATH" for kind in LOCAL)]
+ALLOWED = ["digits", *NAMED, *(f"{kind}:PATH" for kind in LOCAL)]
 
 DIGITS_CHECKSUM = "sha256:87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
 DIGITS_MEAN = (0.3052,)
@@ -45,7 +58,7 @@ class Dataset:
     """Training and test images of one data set.
 
     Attributes:
-        name: as in `RunConfig.dataset`, e.g. "mnist" or "npz:PATH".
+        name: as `load` takes it, e.g. "mnist", "npz:PATH" or "mixture:mnist".
         title: how results are labelled, e.g. "MNIST" or "CIFAR-10 (JPEG)".
         x_train, x_test: (N, C, H, W) uint8, C-contiguous; C is 1 (grey) or 3 (RGB).
         y_train, y_test: (N,) int64 in 0..len(classes)-1; each class has images in both.
@@ -67,36 +80,10 @@ class Dataset:
     checksums: dict[str, str]
 
 
-@dataclass(frozen=True)
-class SetStatus:
-    """Whether a named set could be loaded now, judged by the presence and size of its files.
-
-    Attributes:
-        state: "ready"; "missing" (some file is nowhere); "damaged" (a file has the wrong size).
-        where: the folders of its files, or the folder that they would be downloaded to.
-        size: bytes of its files; of those to be downloaded where the set is missing.
-    """
-
-    name: str
-    title: str
-    state: Literal["ready", "missing", "damaged"]
-    where: str
-    size: int
-
-
-@dataclass(frozen=True)
-class FileCheck:
-    """What `verify` found: `found` and `expected` are checksums; `expected` is "" where none is known."""
-
-    file: str
-    ok: bool
-    found: str
-    expected: str
-    problem: str
-
-
 def load(name: str, *, download: bool = True) -> Dataset:
-    """Return the data set called `name`: digits, mnist, fashion_mnist, cifar10, cifar100, npz:PATH or folder:PATH.
+    """Return the data set called `name`: digits, one of the public or supplied sets, npz:PATH or folder:PATH.
+
+    "mixture:" before one of them gives it as the paper's mixture has it: 3x32x32, with the authors' constants.
 
     Files are looked for in `paths.data_roots()`; a PATH that is relative, in the current folder first. What is
     missing is downloaded with a progress bar unless `download` is false. Sources are hashed at every load, decoded
@@ -106,33 +93,48 @@ def load(name: str, *, download: bool = True) -> Dataset:
         DatasetError: unknown name, missing, truncated, altered or unusable files.
     """
     with _named(name):
-        if name == "digits":
-            return _digits()
-        if name in PUBLIC_SETS:
-            return _public(name, download)
-        return _local(name)
+        return _in_mixture(name, download) if mixture.is_mixture(name) else _load(name, download)
+
+
+def load_all(dataset: str, *, download: bool = True) -> tuple[Dataset, ...]:
+    """Return the data sets that `RunConfig.dataset` names, in order.
+
+    Raises:
+        DatasetError: as `load` does. What a mixture lacks is named all at once, before anything is decoded; nothing is
+            downloaded while it lacks a set that cannot be.
+    """
+    if mixture.is_mixture(dataset):
+        with _named(dataset):
+            _complete(mixture.members(dataset), download)
+    return tuple(load(name, download=download) for name in split_names(dataset))
 
 
 def split_names(dataset: str) -> tuple[str, ...]:
-    """Return the names joined by '+' in `RunConfig.dataset`.
+    """Return the names of the data sets in `RunConfig.dataset`, as `load` takes them.
 
-    A '+' separates only where a name follows it, so that a PATH may hold one ("npz:c++/x.npz" is one name).
+    They are joined by '+', which separates only where a name follows it, so that a PATH may hold one ("npz:c++/x.npz"
+    is one name). A mixture gives "mixture:NAME" for each of its members.
     """
-    kinds = "|".join(f"{kind}:" for kind in LOCAL)
+    if mixture.is_mixture(dataset):
+        return tuple(f"mixture:{name}" for name in mixture.members(dataset))
+    kinds = "|".join(f"{kind}:" for kind in (*LOCAL, "mixture"))
     return tuple(re.split(rf"\+(?={kinds}|\w+(?:\+|$))", dataset))
 
 
 def fetch(name: str) -> list[Path]:
-    """Download what is missing of a set, compare all its checksums, and return its files.
+    """Download what is missing of a set, compare all its checksums, and return its files; of a mixture, of each member.
 
     Raises:
-        DatasetError: unknown name; a set that is not downloaded; no network; a truncated or altered file.
+        DatasetError: unknown name; a set that is not downloaded and not there; no network; a truncated or altered file.
     """
+    if mixture.is_mixture(name):
+        return [file for member in mixture.members(name) for file in fetch(member)]
     if name == "digits":
         return []
-    if name not in PUBLIC_SETS:
+    if name not in NAMED:
         raise DatasetError(f"dataset = '{name}' cannot be downloaded; allowed: {', '.join(PUBLIC_SETS)}")
-    files = PUBLIC_SETS[name].fetch()
+    with _named(name):
+        files = NAMED[name].fetch()
     bad = [check for check in verify(name) if not check.ok]
     if bad:
         raise DatasetError(f"dataset = '{name}': {bad[0].file}: {bad[0].problem}")
@@ -141,43 +143,24 @@ def fetch(name: str) -> list[Path]:
 
 def status() -> list[SetStatus]:
     """Return the state of every named set. Cheap: looks at names and sizes only."""
-    states = [SetStatus("digits", "digits", "ready", "shipped with scikit-learn", 0)]
-    for item in PUBLIC_SETS.values():
-        found = item.find()
-        files = {name: path for name, path in found.items() if path is not None}
-        sizes = {name: path.stat().st_size for name, path in files.items()}
-        missing = [name for name in found if name not in files]
-        damaged = [name for name in sizes if sizes[name] != item.files.get(name, sizes[name])]
-        folders = dict.fromkeys(str(path.parent) for path in files.values())
-        states.append(
-            SetStatus(
-                item.name,
-                item.title,
-                "missing" if missing else "damaged" if damaged else "ready",
-                str(paths.cache_root() / item.folder) if missing else ", ".join(folders),
-                sum(item.files[name] for name in missing) if missing else sum(sizes.values()),
-            )
-        )
-    return states
+    digits = SetStatus("digits", "digits", "ready", "shipped with scikit-learn", 0)
+    return [digits, *(item.status() for item in NAMED.values())]
 
 
 def verify(name: str) -> list[FileCheck]:
-    """Hash every source file of a set anew, past the cache, and compare with what is known of it.
+    """Hash every source file of a set anew, past the cache, and compare with what is known of it; of a mixture, of each
+    member.
 
-    A file or folder given by PATH that is not known by content is decoded instead.
+    What has no known checksum is decoded instead.
 
     Raises:
         DatasetError: unknown name or PATH that does not exist.
     """
-    if name in PUBLIC_SETS:
-        item = PUBLIC_SETS[name]
-        expected = item.expected()
-        checks = []
-        for file, path in item.find().items():
-            found = checksum(path, "md5") if path else ""
-            problem = "missing" if path is None else "" if found == expected[file] else "truncated or altered"
-            checks.append(FileCheck(str(path or file), not problem, found, expected[file], problem))
-        return checks
+    if mixture.is_mixture(name):
+        return [check for member in mixture.members(name) for check in verify(member)]
+    if name in NAMED:
+        with _named(name):
+            return NAMED[name].verify()
     if name == "digits":
         return [FileCheck(file, True, found, DIGITS_CHECKSUM, "") for file, found in load(name).checksums.items()]
     with _named(name):
@@ -233,14 +216,21 @@ def _digits() -> Dataset:
     )
 
 
-def _public(name: str, download: bool) -> Dataset:
-    item = PUBLIC_SETS[name]
+def _load(name: str, download: bool) -> Dataset:
+    if name == "digits":
+        return _digits()
+    return _from_named(NAMED[name], download) if name in NAMED else _local(name)
+
+
+def _from_named(item: NamedSet, download: bool) -> Dataset:
     files = item.fetch(download=download)
     checksums = item.checksums(files)
     # An entry in the cache was made after the comparison in `decode`, and is found by these checksums alone
-    images = cached(name, checksums, partial(item.decode, files, checksums))
+    images = cached(item.name, checksums, partial(item.decode, files, checksums))
+    mean, std = (item.mean, item.std) if item.mean and item.std else _moments(images.x_train)
     sources = {f"{item.folder}/{file}".lstrip("/"): found for file, found in checksums.items()}
-    return Dataset(name=name, title=item.title, mean=item.mean, std=item.std, checksums=sources, **vars(images))
+    title = item.titled(files, images)
+    return Dataset(name=item.name, title=title, mean=mean, std=std, checksums=sources, **vars(images))
 
 
 def _local(name: str) -> Dataset:
@@ -257,6 +247,51 @@ def _local(name: str) -> Dataset:
         mean, std = _moments(images.x_train)
     sources = {name.partition(":")[2]: found}
     return Dataset(name=name, title=title, mean=mean, std=std, checksums=sources, **vars(images))
+
+
+def _in_mixture(name: str, download: bool) -> Dataset:
+    member, *others = mixture.members(name)
+    if others:
+        raise DatasetError("a mixture is several data sets, not one, and cannot be joined to others by '+'")
+    mixture.check_member(member)
+    data = _load(member, download)
+    x_train, x_test = (mixture.to_shape(x, member) for x in (data.x_train, data.x_test))
+    if x_train is data.x_train:
+        mean, std = data.mean, data.std
+    elif member in mixture.CONSTANTS:
+        mean, std = ((value,) * 3 for value in mixture.CONSTANTS[member])
+    else:
+        mean, std = _moments(x_train)
+    return dataclasses.replace(data, name=name, x_train=x_train, x_test=x_test, mean=mean, std=std)
+
+
+def _complete(members: tuple[str, ...], download: bool) -> None:
+    """See that all members of a mixture are there, after downloading what can be if that makes it complete."""
+    for member in members:
+        mixture.check_member(member)
+    missing = _missing(members, download=False)
+    if download and missing and missing.keys() <= PUBLIC_SETS.keys():
+        missing = _missing(tuple(missing), download=True)
+    if missing:
+        there = [member for member in members if member not in missing]
+        rest = f"Those that are there make a mixture too:\n  mixture:{','.join(there)}" if there else "None is there."
+        reasons = [f"{member}: {reason}" for member, reason in missing.items()]
+        head = f"{len(missing)} of its {len(members)} data sets are missing: {', '.join(missing)}"
+        raise DatasetError("\n\n".join([head, *reasons, rest]))
+
+
+def _missing(members: tuple[str, ...], download: bool) -> dict[str, str]:
+    """Return why not, for each member that is not there."""
+    missing = {}
+    for member in members:
+        try:
+            if member in NAMED:
+                NAMED[member].fetch(download=download)
+            else:
+                _locate(member)
+        except DatasetError as error:
+            missing[member] = str(error)
+    return missing
 
 
 def _sha256(path: Path) -> str:

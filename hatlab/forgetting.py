@@ -15,7 +15,7 @@ import pandas as pd
 
 from hatlab import paper
 from hatlab.config import RunConfig
-from hatlab.datasets import load, split_names
+from hatlab.datasets import load_all
 from hatlab.metrics import accuracy_matrix, forgetting_ratio, mean_interval
 from hatlab.paper import METHODS
 from hatlab.runs import Run
@@ -71,7 +71,7 @@ def forgetting(runs: Sequence[Run], joint: Sequence[Run]) -> pd.DataFrame:
         DatasetError: the labels, which chance is computed from, cannot be loaded.
     """
     references = {run.config.run_id: run for run in joint}
-    sets = functools.cache(lambda names: tuple(load(name) for name in split_names(names)))
+    sets = functools.cache(load_all)
     by_chance = functools.cache(lambda config: chance(make_sequence(config, sets(config.dataset))))
     rows = []
     for run in runs:

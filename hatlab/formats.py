@@ -1,4 +1,4 @@
-"""Files to arrays: IDX (MNIST), CIFAR's batches, `.npz`. Nothing is unpacked to disk."""
+"""Files to arrays: IDX (MNIST), CIFAR's batches, SVHN's `.mat`, `.npz`. Nothing is unpacked to disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from hatlab.config import ConfigError
 
-__all__ = ["SPLITS", "DatasetError", "Images", "channels_first", "read_cifar", "read_idx", "read_npz"]
+__all__ = ["SPLITS", "DatasetError", "Images", "channels_first", "read_cifar", "read_idx", "read_npz", "read_svhn"]
 
 SPLITS = ("train", "test")
 READ_ERRORS = (OSError, ValueError, EOFError, zlib.error, LZMAError, tarfile.TarError, zipfile.BadZipFile)
@@ -101,6 +101,20 @@ def read_cifar(files: Mapping[str, Path], train: Sequence[str], test: Sequence[s
     return Images(
         *part(train), *part(test), tuple(names["label_names"] if "label_names" in names else names["fine_label_names"])
     )
+
+
+# --- SVHN's format --------------------------------------------------------------------------------------------------
+
+
+def read_svhn(train: Path, test: Path) -> Images:
+    """Return SVHN from its two `.mat` files: X (32, 32, 3, N) and y (N, 1), where label 10 stands for the digit 0."""
+    from scipy.io import loadmat
+
+    def part(path: Path) -> tuple[np.ndarray, np.ndarray]:
+        arrays = loadmat(path)
+        return np.ascontiguousarray(arrays["X"].transpose(3, 2, 0, 1)), arrays["y"].ravel().astype(np.int64) % 10
+
+    return Images(*part(train), *part(test), tuple("0123456789"))
 
 
 # --- npz ------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import numpy as np
 from hatlab.formats import READ_ERRORS, SPLITS, DatasetError, Images, channels_first
 from hatlab.provenance import checksum
 
-__all__ = ["read_folder", "tree_checksum"]
+__all__ = ["ignored", "read_folder", "tree_checksum"]
 
 
 def read_folder(path: Path) -> Images:
@@ -89,8 +89,8 @@ def _decode(content: bytes, origin: str) -> np.ndarray:
         raise DatasetError(f"{origin} is not a readable image: {error}; left in place") from error
 
 
-def _ignored(parts: Sequence[str]) -> bool:
-    """What file managers leave behind."""
+def ignored(parts: Sequence[str]) -> bool:
+    """Whether a path is of what file managers leave behind."""
     return any(part.startswith((".", "__MACOSX")) or part in ("Thumbs.db", "desktop.ini") for part in parts)
 
 
@@ -103,7 +103,7 @@ def _folder_files(path: Path) -> Iterator[tuple[PurePosixPath, Path | None]]:
     for split in SPLITS:
         for file in sorted((tops[0] / split).rglob("*")):
             place = PurePosixPath(file.relative_to(tops[0]).as_posix())
-            if not _ignored(place.parts):
+            if not ignored(place.parts):
                 yield place, None if file.is_dir() else file
 
 
@@ -122,7 +122,7 @@ def _archive_entries(path: Path) -> Iterator[tuple[PurePosixPath, bytes | None]]
                 if ".." in parts or parts[:1] == ("/",):
                     raise DatasetError(f"{path}: member {member.name} points outside of the archive")
                 depth = next((depth for depth in (0, 1) if parts[depth : depth + 1] and parts[depth] in SPLITS), None)
-                if depth is None or _ignored(parts):
+                if depth is None or ignored(parts):
                     continue
                 if not (member.isreg() or member.isdir()):
                     raise DatasetError(f"{path}: member {member.name} is a link or device; allowed: files and folders")

@@ -189,7 +189,7 @@ class _Book:
                 "side_by_side": side_by_side,
                 **environment(),
             },
-            title=" + ".join(data.title for data in trainer.sequence.datasets),
+            title=trainer.sequence.title,
             order=list(trainer.sequence.order),
         )
 

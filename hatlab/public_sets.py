@@ -1,4 +1,4 @@
-"""MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100: files in torchvision's layout, with its URLs and checksums.
+"""MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100, SVHN, GTSRB: files in torchvision's layout, with its URLs and checksums.
 
 torchvision is asked only where something must be downloaded or decoded: importing it takes seconds.
 """
@@ -10,15 +10,17 @@ import importlib
 import os
 import socket
 import uuid
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 from hatlab import paths
-from hatlab.formats import DatasetError, Images, read_cifar, read_idx
-from hatlab.provenance import checksum
+from hatlab.formats import DatasetError, Images, read_cifar, read_idx, read_svhn
+from hatlab.named_sets import NamedSet
+from hatlab.traffic_signs import read_gtsrb
 
 __all__ = ["CIFAR_MEAN", "CIFAR_STD", "PUBLIC_SETS", "PublicSet"]
 
@@ -28,94 +30,59 @@ PATIENCE = 20.0  # seconds that a server may be silent
 CIFAR_MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
 CIFAR_STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
 
+# torchvision has these inside a method. Its training images are the 26,640 of the competition of 2011.
+GTSRB_URL = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/"
+GTSRB_MD5 = {
+    "GTSRB-Training_fixed.zip": "513f3c79a4c5141765e10e952eaa2478",
+    "GTSRB_Final_Test_Images.zip": "c7e4e6327067d32654124b0fe9e82185",
+    "GTSRB_Final_Test_GT.zip": "fe31e9c9270bbcd7b84b7f21a9d9d9e5",
+}
 
-@dataclass(frozen=True)
-class PublicSet:
-    """One set as torchvision lays it out.
+
+@dataclass(frozen=True, kw_only=True)
+class PublicSet(NamedSet):
+    """One set as torchvision lays it out; `files` are those to download.
 
     Attributes:
         torchvision: name of its class in `torchvision.datasets`.
-        folder: where `files` stand below a data root.
-        files: name and size in bytes of each file to download.
-        unpacked: the alternative to an archive: where its members stand below a data root once unpacked.
-        mean, std: per channel, of pixels scaled to [0, 1].
+        unpacked: the alternative to archives: what they hold, and where that stands below a data root once unpacked.
     """
 
-    name: str
-    title: str
     torchvision: str
-    folder: str
-    files: Mapping[str, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    unpacked: tuple[str, ...] = ()
+    unpacked: Mapping[str, str] = field(default_factory=dict)
+
+    @abstractmethod
+    def _md5(self) -> Mapping[str, str]:
+        """Return the md5 that torchvision lists for each file, packed and unpacked."""
+
+    @abstractmethod
+    def _urls(self, name: str) -> list[str]:
+        """Return where torchvision downloads a file from, the first choice first."""
 
     def find(self) -> dict[str, Path | None]:
-        """Return where each file is: in the first data root that has it, or None."""
         roots = paths.data_roots()
         found = {name: _first(root / self.folder / name for root in roots) for name in self.files}
         if self.unpacked and None in found.values():
             for root in roots:
-                members = [root / member for member in self.unpacked]
-                if all(member.is_file() for member in members):
-                    return {member.name: member for member in members}
+                members = {name: root / place for name, place in self.unpacked.items()}
+                if all(member.exists() for member in members.values()):
+                    return dict(members)
         return found
 
     def fetch(self, *, download: bool = True) -> dict[str, Path]:
-        """Return where each file is, after downloading those that are nowhere.
-
-        Raises:
-            DatasetError: with where each file was looked for, what to download and where to put it.
-        """
         found = self.find()
         missing = [name for name, path in found.items() if path is None]
         if missing and not download:
-            raise DatasetError(self._how_to_get(missing, "downloads are off"))
+            raise DatasetError(self._how_to_get(missing, "nothing was downloaded"))
         for name in missing:
             found[name] = self._download(name, missing)
         return {name: path for name, path in found.items() if path is not None}
 
-    def checksums(self, files: Mapping[str, Path]) -> dict[str, str]:
-        """Return the md5 of each file."""
-        return {name: checksum(path, "md5") for name, path in files.items()}
-
     def expected(self) -> dict[str, str]:
-        """Return the md5 that torchvision lists for each file, packed and unpacked."""
-        source = self._source()
-        if self.unpacked:
-            members = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
-            listed = dict([(source.filename, source.tgz_md5), *members])
-        else:
-            listed = dict(source.resources)
-        return {name: f"md5:{md5}" for name, md5 in listed.items()}
-
-    def decode(self, files: Mapping[str, Path], checksums: Mapping[str, str]) -> Images:
-        """Return the images, once `checksums` of `files` are seen to be torchvision's.
-
-        Raises:
-            DatasetError: naming the file, the checksum expected and the one found. The file is left in place.
-        """
-        expected = self.expected()
-        for name, found in checksums.items():
-            if found != expected[name]:
-                raise DatasetError(
-                    f"{files[name]} is truncated or altered: expected {expected[name]}, found {found} "
-                    f"({files[name].stat().st_size:,} bytes). It was left in place: delete or replace it"
-                )
-        source = self._source()
-        if self.unpacked:
-            train, test = ([name for name, _ in names] for names in (source.train_list, source.test_list))
-            return read_cifar(files, train, test, source.meta["filename"])
-        x_train, y_train, x_test, y_test = (read_idx(files[name]) for name, _ in source.resources)
-        classes = tuple(name.split(" - ")[0] for name in source.classes)  # MNIST's are "0 - zero"
-        return Images(x_train[:, None], y_train.astype(int), x_test[:, None], y_test.astype(int), classes)
+        return {name: f"md5:{md5}" for name, md5 in self._md5().items()}
 
     def _source(self) -> Any:
         return getattr(importlib.import_module("torchvision.datasets"), self.torchvision)
-
-    def _urls(self, name: str) -> list[str]:
-        source = self._source()
-        return [source.url] if self.unpacked else [mirror + name for mirror in source.mirrors]
 
     def _download(self, name: str, missing: list[str]) -> Path:
         """Download to a name of its own first: an interrupted download never looks like a file."""
@@ -140,7 +107,9 @@ class PublicSet:
     def _how_to_get(self, missing: list[str], reason: str) -> str:
         looked = [f"  {root / self.folder}" for root in paths.data_roots()]
         if self.unpacked:
-            looked += [f"  {(root / self.unpacked[0]).parent} (unpacked)" for root in paths.data_roots()]
+            looked += [
+                f"  {(root / next(iter(self.unpacked.values()))).parent} (unpacked)" for root in paths.data_roots()
+            ]
         urls = [f"  {self._urls(name)[0]}" for name in missing]
         below = f" in {self.folder} below it" if self.folder else ""
         return "\n".join(
@@ -154,6 +123,70 @@ class PublicSet:
                 f"or point the environment variable HATLAB_DATA at a folder that has them{below}.",
             ]
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdxSet(PublicSet):
+    """MNIST and what took its form: four gzipped IDX files."""
+
+    def _md5(self) -> Mapping[str, str]:
+        return dict(self._source().resources)
+
+    def _urls(self, name: str) -> list[str]:
+        return [mirror + name for mirror in self._source().mirrors]
+
+    def _read(self, files: Mapping[str, Path]) -> Images:
+        source = self._source()
+        x_train, y_train, x_test, y_test = (read_idx(files[name]) for name, _ in source.resources)
+        classes = tuple(name.split(" - ")[0] for name in source.classes)  # MNIST's are "0 - zero"
+        return Images(x_train[:, None], y_train.astype(int), x_test[:, None], y_test.astype(int), classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CifarSet(PublicSet):
+    """CIFAR-10 and CIFAR-100: batches of pickled arrays, in an archive or unpacked."""
+
+    def _md5(self) -> Mapping[str, str]:
+        source = self._source()
+        members = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
+        return dict([(source.filename, source.tgz_md5), *members])
+
+    def _urls(self, name: str) -> list[str]:
+        return [self._source().url]
+
+    def _read(self, files: Mapping[str, Path]) -> Images:
+        source = self._source()
+        train, test = ([name for name, _ in names] for names in (source.train_list, source.test_list))
+        return read_cifar(files, train, test, source.meta["filename"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SvhnSet(PublicSet):
+    """SVHN's digits cut out to 32x32: two `.mat` files."""
+
+    def _md5(self) -> Mapping[str, str]:
+        return {name: md5 for _, name, md5 in self._source().split_list.values() if name in self.files}
+
+    def _urls(self, name: str) -> list[str]:
+        return [url for url, file, _ in self._source().split_list.values() if file == name]
+
+    def _read(self, files: Mapping[str, Path]) -> Images:
+        train, test = (files[name] for name in self.files)
+        return read_svhn(train, test)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GtsrbSet(PublicSet):
+    """Traffic signs in PPM images of many sizes, brought to 32x32: three zip files, or what they hold, unpacked."""
+
+    def _md5(self) -> Mapping[str, str]:
+        return GTSRB_MD5
+
+    def _urls(self, name: str) -> list[str]:
+        return [GTSRB_URL + name]
+
+    def _read(self, files: Mapping[str, Path]) -> Images:
+        return read_gtsrb(*files.values())
 
 
 def _first(candidates: Iterator[Path]) -> Path | None:
@@ -185,7 +218,7 @@ def _idx_files(train_images: int, train_labels: int, test_images: int, test_labe
 PUBLIC_SETS = {
     item.name: item
     for item in (
-        PublicSet(
+        IdxSet(
             name="mnist",
             title="MNIST",
             torchvision="MNIST",
@@ -194,7 +227,7 @@ PUBLIC_SETS = {
             mean=(0.1307,),
             std=(0.3081,),
         ),
-        PublicSet(
+        IdxSet(
             name="fashion_mnist",
             title="Fashion-MNIST",
             torchvision="FashionMNIST",
@@ -203,28 +236,48 @@ PUBLIC_SETS = {
             mean=(0.2860,),
             std=(0.3530,),
         ),
-        PublicSet(
+        CifarSet(
             name="cifar10",
             title="CIFAR-10",
             torchvision="CIFAR10",
-            folder="",
             files={"cifar-10-python.tar.gz": 170_498_071},
             mean=CIFAR_MEAN,
             std=CIFAR_STD,
-            unpacked=tuple(
-                f"cifar-10-batches-py/{name}"
+            unpacked={
+                name: f"cifar-10-batches-py/{name}"
                 for name in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch", "batches.meta")
-            ),
+            },
         ),
-        PublicSet(
+        CifarSet(
             name="cifar100",
             title="CIFAR-100",
             torchvision="CIFAR100",
-            folder="",
             files={"cifar-100-python.tar.gz": 169_001_437},
             mean=CIFAR_MEAN,
             std=CIFAR_STD,
-            unpacked=tuple(f"cifar-100-python/{name}" for name in ("train", "test", "meta")),
+            unpacked={name: f"cifar-100-python/{name}" for name in ("train", "test", "meta")},
+        ),
+        SvhnSet(
+            name="svhn",
+            title="SVHN",
+            torchvision="SVHN",
+            files={"train_32x32.mat": 182_040_794, "test_32x32.mat": 64_275_384},
+            mean=(0.4377, 0.4438, 0.4728),
+            std=(0.198, 0.201, 0.197),
+        ),
+        GtsrbSet(
+            name="gtsrb",
+            title="GTSRB",
+            torchvision="GTSRB",
+            folder="gtsrb",
+            files=dict(zip(GTSRB_MD5, (187_490_228, 88_978_620, 99_620), strict=True)),
+            mean=(0.3398, 0.3117, 0.3210),
+            std=(0.2755, 0.2647, 0.2712),
+            unpacked={
+                "GTSRB/Training": "gtsrb/GTSRB/Training",
+                "GTSRB/Final_Test": "gtsrb/GTSRB/Final_Test",
+                "GT-final_test.csv": "gtsrb/GT-final_test.csv",
+            },
         ),
     )
 }

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from hatlab.config import ConfigError, RunConfig
-from hatlab.datasets import load, split_names
+from hatlab.datasets import load_all
 from hatlab.grouping import OutOfMemory, fitting, kinds, lanes, parts
 from hatlab.jobs import Job, prepare, train
 from hatlab.lanes import in_lanes
@@ -158,7 +158,7 @@ def sweep(
     repeated = [run_id for run_id, n in Counter(config.run_id for config in configs).items() if n > 1]
     if repeated:
         raise ConfigError(f"{len(configs)} configs were given, and run {repeated[0]} is among them more than once")
-    sets = functools.cache(lambda names, **how: tuple(load(name, **how) for name in split_names(names)))
+    sets = functools.cache(load_all)
     jobs = [prepare(config, where, sets) for config in configs]
     names = _telling(configs)
     on_device = functools.lru_cache(maxsize=1)(lambda names: Images.of(sets(names), target))
@@ -210,7 +210,7 @@ def _train(
 def trainers(configs: Sequence[RunConfig], device: str = "auto") -> list[Trainer]:
     """Return trainers at the start of each config, over the same images; nothing is recorded."""
     target = find_device(device)
-    datasets = {names: tuple(map(load, split_names(names))) for names in {config.dataset for config in configs}}
+    datasets = {names: load_all(names) for names in {config.dataset for config in configs}}
     images = {names: Images.of(sets, target) for names, sets in datasets.items()}
     return [Trainer(c, make_sequence(c, datasets[c.dataset]), images[c.dataset]) for c in configs]
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hatlab.config import ConfigError, RunConfig
-from hatlab.datasets import Dataset, load, split_names
+from hatlab.datasets import Dataset, load_all, split_names
+from hatlab.mixture import is_mixture
 
 __all__ = ["Task", "TaskSequence", "make_sequence"]
 
@@ -18,7 +19,8 @@ class Task:
     """One task of a sequence.
 
     Attributes:
-        name: e.g. "MNIST 0,1" (its classes) or "MNIST permutation 3" (the position before shuffling).
+        name: e.g. "MNIST 0,1" (its classes), "MNIST permutation 3" (the position before shuffling) or "MNIST" (all of
+            it, in a mixture).
         dataset: index into `TaskSequence.datasets`.
         classes: label k of the task is class classes[k] of the data set.
         train, valid: int64 indices into x_train of the data set, ascending.
@@ -64,6 +66,13 @@ class TaskSequence:
     order: tuple[int, ...]
     input_shape: tuple[int, int, int]
 
+    @property
+    def title(self) -> str:
+        """What results call the data: "CIFAR-10 + CIFAR-100", or "mixture of MNIST, SVHN" (those that are trained)."""
+        if not is_mixture(self.datasets[0].name):
+            return " + ".join(data.title for data in self.datasets)
+        return f"mixture of {', '.join(self.datasets[k].title for k in sorted(task.dataset for task in self.tasks))}"
+
 
 def make_sequence(config: RunConfig, datasets: Sequence[Dataset] | None = None) -> TaskSequence:
     """Return the task sequence that `config` describes, loading its data sets unless `datasets` are given.
@@ -76,7 +85,7 @@ def make_sequence(config: RunConfig, datasets: Sequence[Dataset] | None = None) 
     """
     names = split_names(config.dataset)
     _check_combination(config, names)
-    sets = tuple(load(name) for name in names) if datasets is None else tuple(datasets)
+    sets = load_all(config.dataset) if datasets is None else tuple(datasets)
     if tuple(item.name for item in sets) != names:
         raise ConfigError(f"dataset = '{config.dataset}', but given were {', '.join(item.name for item in sets)}")
     input_shape = _common_shape(config, sets)
@@ -94,6 +103,10 @@ def _check_combination(config: RunConfig, names: tuple[str, ...]) -> None:
     """Refuse what no data set could make right, before one is loaded."""
     if len(set(names)) < len(names):
         raise ConfigError(f"dataset = '{config.dataset}': a data set is named twice; allowed: each once")
+    if is_mixture(config.dataset):
+        _check_mixture(config)
+    elif mixtures := [name for name in names if is_mixture(name)]:
+        raise ConfigError(f"dataset = '{config.dataset}': '{mixtures[0]}' cannot be joined to others by '+'")
     if config.sequence == "permuted":
         if config.class_groups is not None:
             raise ConfigError(
@@ -111,6 +124,17 @@ def _check_combination(config: RunConfig, names: tuple[str, ...]) -> None:
             f"classes_per_task = {sizes} has {len(sizes)} numbers for {len(names)} data sets ({', '.join(names)}); "
             "allowed: one number for all, or one for each"
         )
+
+
+def _check_mixture(config: RunConfig) -> None:
+    """Refuse what would cut the sets of a mixture to pieces."""
+    for name in ("sequence", "classes_per_task", "class_groups"):
+        value, default = getattr(config, name), RunConfig.model_fields[name].default
+        if value != default:
+            raise ConfigError(
+                f"{name} = {value!r} with dataset = '{config.dataset}': each set of a mixture is one task, with all of "
+                f"its classes and its pixels in place; allowed: the default, {default!r}"
+            )
 
 
 def _common_shape(config: RunConfig, sets: tuple[Dataset, ...]) -> tuple[int, int, int]:
@@ -141,7 +165,12 @@ def _order(config: RunConfig, n: int) -> tuple[int, ...]:
 
 def _groups(config: RunConfig, sets: tuple[Dataset, ...]) -> list[tuple[int, tuple[int, ...]]]:
     """Return (data set, its classes) for each task, before shuffling."""
-    groups = _equal_groups(config, sets) if config.class_groups is None else _named_groups(config, sets)
+    if is_mixture(config.dataset):
+        groups = [(index, tuple(range(len(item.classes)))) for index, item in enumerate(sets)]
+    elif config.class_groups is None:
+        groups = _equal_groups(config, sets)
+    else:
+        groups = _named_groups(config, sets)
     if config.n_tasks is None:
         return groups
     if config.n_tasks > len(groups):
@@ -194,7 +223,7 @@ def _named_groups(config: RunConfig, sets: tuple[Dataset, ...]) -> list[tuple[in
 
 def _split_task(config: RunConfig, sets: tuple[Dataset, ...], index: int, classes: tuple[int, ...]) -> Task:
     item = sets[index]
-    name = f"{item.title} {_ranges(classes)}"
+    name = item.title if is_mixture(item.name) else f"{item.title} {_ranges(classes)}"
     train, valid = _hold_out(config, name, np.flatnonzero(np.isin(item.y_train, classes)))
     return Task(name, index, classes, train, valid, np.flatnonzero(np.isin(item.y_test, classes)))
 

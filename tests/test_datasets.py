@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from hatlab import datasets, paths
 from hatlab.config import ConfigError
-from hatlab.datasets import DatasetError, fetch, load, split_names, verify
+from hatlab.datasets import DatasetError, fetch, load, load_all, split_names, verify
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -49,7 +49,7 @@ def test_unknown_name_lists_all(name):
             use(name)
         message = str(error.value)
         assert f"dataset = '{name}'" in message
-        for known in ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "npz:PATH", "folder:PATH"):
+        for known in ("digits", "fashion_mnist", "cifar100", "svhn", "gtsrb", "notmnist", "npz:PATH", "folder:PATH"):
             assert known in message
 
 
@@ -60,8 +60,15 @@ def test_unknown_name_suggests_the_nearest():
 
 def test_only_public_sets_are_fetched(tiny_npz):
     assert fetch("digits") == []
-    with pytest.raises(DatasetError, match="allowed: mnist, fashion_mnist, cifar10, cifar100"):
+    with pytest.raises(DatasetError, match=r"allowed: mnist, fashion_mnist, cifar10, cifar100, svhn, gtsrb$"):
         fetch(f"npz:{tiny_npz}")
+
+
+def test_sets_of_a_name_are_loaded_in_order(empty_home, tiny_npz):
+    first, second = load_all(f"digits+npz:{tiny_npz}")
+    assert (first.name, second.name) == ("digits", f"npz:{tiny_npz}")
+    with pytest.raises(DatasetError, match="dataset = 'minst'"):
+        load_all("digits+minst")
 
 
 def test_cheap_commands_do_not_import_torch():

@@ -7,8 +7,9 @@ from conftest import cifar_files, tar_of, write_idx
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from small_sets import write_svhn
 
-from hatlab.formats import DatasetError, read_cifar, read_idx, read_npz
+from hatlab.formats import DatasetError, read_cifar, read_idx, read_npz, read_svhn
 from hatlab.provenance import checksum
 
 
@@ -66,6 +67,16 @@ def test_a_batch_never_runs_code(tmp_path, capsys):
     with pytest.raises(DatasetError, match="print"):
         read_cifar({member: tmp_path / member for member in "tm"}, ["t"], ["t"], "m")
     assert capsys.readouterr().out == ""
+
+
+def test_svhn(tmp_path):
+    expected = write_svhn(tmp_path)
+    images = read_svhn(tmp_path / "train_32x32.mat", tmp_path / "test_32x32.mat")
+    np.testing.assert_array_equal(images.x_train, expected["train"])
+    np.testing.assert_array_equal(images.x_test, expected["test"])
+    np.testing.assert_array_equal(images.y_test, [*range(1, 10), 0] * 2)  # 10 is the digit 0
+    assert images.x_train.dtype == np.uint8 and images.y_train.dtype == np.int64
+    assert images.x_train.flags.c_contiguous and images.classes == tuple("0123456789")
 
 
 def test_npz(tiny_npz, tiny_arrays):

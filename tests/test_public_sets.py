@@ -1,4 +1,5 @@
 import functools
+import inspect
 import os
 import re
 import threading
@@ -8,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import cifar_files, known_md5, tar_of
+from small_sets import trust, write_gtsrb, write_svhn
 
-from hatlab import datasets, paths, public_sets
+from hatlab import datasets, named_sets, paths, public_sets
 from hatlab.datasets import DatasetError, fetch, load, status, verify
 from hatlab.public_sets import PUBLIC_SETS
 
@@ -25,9 +27,19 @@ def test_files_are_torchvisions(name):
     item = PUBLIC_SETS[name]
     expected = item.expected()
     source = getattr(torchvision_sets, item.torchvision)
-    if item.unpacked:
-        listed = [f"{source.base_folder}/{file}" for file, _ in (*source.train_list, *source.test_list)]
-        assert list(item.unpacked) == [*listed, f"{source.base_folder}/{source.meta['filename']}"]
+    if name == "gtsrb":
+        written = inspect.getsource(source)
+        assert all(f"{{base_url}}{file}" in written for file in item.files)
+        assert all(f'"{md5.removeprefix("md5:")}"' in written for md5 in expected.values())
+        assert f'"{public_sets.GTSRB_URL}"' in written
+        assert list(item.files) == list(expected)
+    elif name == "svhn":
+        listed = {file: f"md5:{md5}" for split in ("train", "test") for _, file, md5 in [source.split_list[split]]}
+        assert list(item.files) == list(listed) and expected == listed
+    elif item.unpacked:
+        listed = [file for file, _ in (*source.train_list, *source.test_list)]
+        places = {file: f"{source.base_folder}/{file}" for file in (*listed, source.meta["filename"])}
+        assert item.unpacked == places
         assert list(item.files) == [source.filename]
         assert expected[source.filename] == f"md5:{source.tgz_md5}"
     else:
@@ -66,7 +78,7 @@ def test_no_network_and_no_files(empty_home, no_network, tmp_path, monkeypatch):
 
 
 def test_downloads_can_be_switched_off(empty_home, no_network):
-    with pytest.raises(DatasetError, match="downloads are off") as error:
+    with pytest.raises(DatasetError, match="nothing was downloaded") as error:
         load("cifar100", download=False)
     assert "cifar-100-python.tar.gz" in str(error.value) and "(unpacked)" in str(error.value)
     assert no_network == []
@@ -116,7 +128,7 @@ def test_download_over_http_shows_progress(server, empty_home, monkeypatch, capf
         thread.start()
         try:
             address = f"http://127.0.0.1:{httpd.server_port}"
-            monkeypatch.setattr(public_sets.PublicSet, "_urls", lambda self, name: [f"{address}/{name}"])
+            monkeypatch.setattr(public_sets.IdxSet, "_urls", lambda self, name: [f"{address}/{name}"])
             assert load("mnist").x_train.shape == (30, 1, 28, 28)
         finally:
             httpd.shutdown()
@@ -212,7 +224,7 @@ def test_read_only_data_without_any_cache(tiny_mnist, empty_home, tmp_path, monk
 def test_cifar(empty_home, tmp_path, monkeypatch, no_network, name, title, packed):
     lent = tmp_path / "lent"
     item = PUBLIC_SETS[name]
-    folder = lent / Path(item.unpacked[0]).parent
+    folder = lent / Path(item.unpacked[next(iter(item.unpacked))]).parent
     folder.mkdir(parents=True)
     batches, x, y = cifar_files(name)
     files = {member: folder / member for member in batches}
@@ -240,8 +252,72 @@ def test_cifar(empty_home, tmp_path, monkeypatch, no_network, name, title, packe
         load(name)
 
 
+def test_svhn(empty_home, monkeypatch, no_network):
+    (empty_home / "data").mkdir()
+    images = write_svhn(empty_home / "data")
+    trust(monkeypatch)
+    for _ in ("decoded", "cached"):
+        data = load("svhn")
+        assert data.title == "SVHN" and data.classes == tuple("0123456789")
+        np.testing.assert_array_equal(data.x_train, images["train"])
+        np.testing.assert_array_equal(data.x_test, images["test"])
+        np.testing.assert_array_equal(data.y_train, np.arange(1, 31) % 10)  # label 10 is the digit 0
+        assert data.mean == (0.4377, 0.4438, 0.4728) and data.std == (0.198, 0.201, 0.197)
+        assert list(data.checksums) == ["train_32x32.mat", "test_32x32.mat"]
+    path = empty_home / "data" / "train_32x32.mat"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DatasetError, match=r"train_32x32\.mat is truncated or altered: expected md5:"):
+        load("svhn")
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_gtsrb(empty_home, monkeypatch, no_network, packed):
+    folder = write_gtsrb(empty_home / "data", packed=packed)
+    trust(monkeypatch)
+    for _ in ("decoded", "cached"):
+        data = load("gtsrb")
+        assert data.title == "GTSRB" and len(data.classes) == 43
+        assert data.x_train.shape == (86, 3, 32, 32) and data.x_test.shape == (43, 3, 32, 32)
+        np.testing.assert_array_equal(data.x_train[:, 0, 0, 0], data.y_train)
+        np.testing.assert_array_equal(data.x_test[:, 0, 0, 0], data.y_test)
+        assert data.mean == (0.3398, 0.3117, 0.3210) and data.std == (0.2755, 0.2647, 0.2712)
+    item = PUBLIC_SETS["gtsrb"]
+    assert list(data.checksums) == [f"gtsrb/{file}" for file in (item.files if packed else item.unpacked)]
+    checks = verify("gtsrb")
+    assert [check.ok for check in checks] == [True] * 3 and state_of("gtsrb").where.startswith(str(folder))
+    if packed:
+        path = folder / "GTSRB_Final_Test_Images.zip"
+        path.write_bytes(path.read_bytes()[:-9])
+        with pytest.raises(DatasetError, match=r"Test_Images\.zip is truncated or altered"):
+            load("gtsrb")
+    else:  # torchvision lists no sums of what it unpacks: a broken file is noticed when it is decoded
+        path = folder / "GTSRB" / "Training" / "00003" / "00000_00001.ppm"
+        path.write_bytes(b"P6 2")
+        with pytest.raises(DatasetError, match=r"dataset = 'gtsrb'.*00003/00000_00001\.ppm is not a readable image"):
+            load("gtsrb")
+        assert not any(check.ok for check in verify("gtsrb"))
+
+
+def test_archives_come_before_what_they_hold(empty_home):
+    write_gtsrb(empty_home / "data", packed=False)
+    assert list(PUBLIC_SETS["gtsrb"].find()) == ["GTSRB/Training", "GTSRB/Final_Test", "GT-final_test.csv"]
+    write_gtsrb(empty_home / "data")
+    assert list(PUBLIC_SETS["gtsrb"].find()) == list(PUBLIC_SETS["gtsrb"].files)
+
+
+@pytest.mark.parametrize("name", ["svhn", "gtsrb"])
+def test_what_is_missing_of_new_sets_is_named(empty_home, no_network, name):
+    with pytest.raises(DatasetError, match="no route to host") as error:
+        fetch(name)
+    item = PUBLIC_SETS[name]
+    for word in (*item.files, str(empty_home / "data" / item.folder), *(item._urls(file)[0] for file in item.files)):
+        assert word in str(error.value)
+    assert state_of(name).state == "missing" and state_of(name).size == sum(item.files.values())
+    assert [check.problem for check in verify(name)] == ["missing"] * len(item.files)
+
+
 def test_status_is_cheap_and_sees_wrong_sizes(tiny_mnist, monkeypatch):
-    monkeypatch.setattr(datasets, "checksum", None)
+    monkeypatch.setattr(named_sets, "checksum", None)
     monkeypatch.delattr(public_sets.PublicSet, "_source")
     states = {item.name: item.state for item in status()}
     assert states == {
@@ -250,5 +326,9 @@ def test_status_is_cheap_and_sees_wrong_sizes(tiny_mnist, monkeypatch):
         "fashion_mnist": "missing",
         "cifar10": "missing",
         "cifar100": "missing",
+        "svhn": "missing",
+        "gtsrb": "missing",
+        "facescrub": "missing",
+        "notmnist": "missing",
     }
     assert state_of("mnist").size == sum(path.stat().st_size for path in tiny_mnist.values())

@@ -3,25 +3,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils import shuffle
+from small_sets import ORDERS
 
 from hatlab import tasks
 from hatlab.config import ConfigError, RunConfig
 from hatlab.datasets import Dataset, DatasetError
 from hatlab.tasks import Task, make_sequence
-
-# hat.md, section 4: the orders that the authors' code gives for its eight data sets
-EIGHT = {
-    0: [6, 2, 1, 7, 3, 0, 5, 4],
-    1: [7, 2, 1, 6, 0, 4, 3, 5],
-    2: [4, 1, 6, 2, 3, 7, 5, 0],
-    3: [5, 7, 4, 6, 3, 1, 0, 2],
-    4: [4, 7, 3, 0, 1, 5, 6, 2],
-    5: [7, 2, 4, 1, 0, 5, 6, 3],
-    6: [0, 5, 6, 7, 4, 3, 1, 2],
-    7: [2, 5, 0, 6, 3, 1, 4, 7],
-    8: [7, 0, 2, 6, 5, 1, 4, 3],
-    9: [7, 1, 2, 3, 0, 5, 4, 6],
-}
 
 
 def toy(name="mnist", title="MNIST", n_classes=10, per_class=20, shape=(1, 4, 4)) -> Dataset:
@@ -41,11 +28,11 @@ def sequence(datasets=None, **values):
     return make_sequence(RunConfig(**{"dataset": "mnist", **values}), datasets or [toy()])
 
 
-@pytest.mark.parametrize("seed", EIGHT)
+@pytest.mark.parametrize("seed", ORDERS)
 def test_order_of_eight_tasks_is_the_authors(seed):
     found = sequence([toy(n_classes=8)], classes_per_task=1, seed=seed)
-    assert list(found.order) == EIGHT[seed]
-    assert [task.classes for task in found.tasks] == [(k,) for k in EIGHT[seed]]
+    assert list(found.order) == ORDERS[seed]
+    assert [task.classes for task in found.tasks] == [(k,) for k in ORDERS[seed]]
 
 
 def test_incremental_cifar_is_the_authors():
@@ -78,6 +65,28 @@ def test_digits_in_five_tasks_of_two():
 def test_ten_tasks_of_ten():
     found = sequence([CIFAR[1]], dataset="cifar100", classes_per_task=10)
     assert len(found.tasks) == 10 and all(len(task.classes) == 10 for task in found.tasks)
+
+
+def test_titles():
+    assert sequence().title == "MNIST"
+    assert sequence(CIFAR, dataset="cifar10+cifar100").title == "CIFAR-10 + CIFAR-100"
+    sets = [toy(f"mixture:{name}", title) for name, title in (("mnist", "MNIST"), ("svhn", "SVHN"))]
+    assert sequence(sets, dataset="mixture:mnist,svhn").title == "mixture of MNIST, SVHN"
+
+
+def test_a_mixture_has_a_task_for_each_set():
+    """Twelve sets of 2 to 13 classes: n_tasks keeps the first five, which are then shuffled."""
+    names = [f"npz:{k}" for k in range(12)]
+    sets = [toy(f"mixture:{name}", name, n_classes=2 + k) for k, name in enumerate(names)]
+    found = sequence(sets, dataset=f"mixture:{','.join(names)}", n_tasks=5, seed=3)
+    order = shuffle(np.arange(5), random_state=3).tolist()
+    assert list(found.order) == order == [task.dataset for task in found.tasks]
+    assert [task.classes for task in found.tasks] == [tuple(range(2 + k)) for k in order]
+    assert [task.name for task in found.tasks] == [names[k] for k in order]
+    for task in found.tasks:
+        np.testing.assert_array_equal(
+            np.sort(np.concatenate([task.train, task.valid])), np.arange(20 * (2 + task.dataset))
+        )
 
 
 def test_class_groups():
@@ -188,6 +197,10 @@ WIDE = toy("cifar10", "CIFAR-10", shape=(3, 4, 4))
         ({"dataset": "mnist+mnist"}, [toy(), toy()], ["'mnist+mnist'", "named twice"]),
         ({"dataset": "mnist+cifar10"}, [toy(), WIDE], ["mnist has 1x4x4, cifar10 has 3x4x4", "one shape"]),
         ({"dataset": "cifar10"}, None, ["dataset = 'cifar10'", "given were mnist"]),
+        ({"dataset": "mixture:mnist", "sequence": "permuted"}, None, ["sequence = 'permuted'", "one task"]),
+        ({"dataset": "mixture:mnist", "classes_per_task": 5}, None, ["classes_per_task = 5", "one task"]),
+        ({"dataset": "mixture:mnist", "class_groups": ((0, 1),)}, None, ["class_groups = ((0, 1),)", "one task"]),
+        ({"dataset": "mnist+mixture:svhn"}, None, ["'mixture:svhn' cannot be joined"]),
     ],
 )
 def test_parameters_that_contradict(values, datasets, words):
@@ -206,7 +219,7 @@ def test_one_side_of_the_validation_must_not_be_empty():
 
 
 def test_contradictions_are_found_before_data_are_loaded(monkeypatch):
-    monkeypatch.setattr(tasks, "load", lambda name: pytest.fail(f"loaded {name}"))
+    monkeypatch.setattr(tasks, "load_all", lambda dataset: pytest.fail(f"loaded {dataset}"))
     with pytest.raises(ConfigError, match="2 numbers for 1 data sets"):
         make_sequence(RunConfig(dataset="mnist", classes_per_task=(2, 2)))
 
