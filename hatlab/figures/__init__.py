@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 from hatlab.figures.capacity import capacity_usage, usage_curves
+from hatlab.figures.compression import compression_curve
 from hatlab.figures.forgetting import forgetting, hyperparameters
+from hatlab.figures.gradient import cumulative_gradients, gradient_annealing
+from hatlab.figures.reuse import weight_reuse
 from hatlab.figures.style import UNREGULARIZED, styled
 
-__all__ = ["UNREGULARIZED", "capacity_usage", "forgetting", "hyperparameters", "styled", "usage_curves"]
+__all__ = [
+    "UNREGULARIZED",
+    "capacity_usage",
+    "compression_curve",
+    "cumulative_gradients",
+    "forgetting",
+    "gradient_annealing",
+    "hyperparameters",
+    "styled",
+    "usage_curves",
+    "weight_reuse",
+]
