@@ -6,7 +6,9 @@ from typing import Final
 
 import pandas as pd
 
-__all__ = ["METHODS", "PAPER_SEEDS", "TABLE_1", "forgetting"]
+from hatlab.config import RunConfig
+
+__all__ = ["METHODS", "PAPER_SEEDS", "TABLE_1", "accuracy", "forgetting"]
 
 PAPER_SEEDS: Final = 10
 
@@ -38,3 +40,17 @@ def forgetting(method: str, tasks: int) -> tuple[float, float] | None:
     if row.empty or tasks not in (2, 8):
         return None
     return float(row[f"rho_{tasks}"].iloc[0]), float(row[f"std_{tasks}"].iloc[0])
+
+
+def accuracy(config: RunConfig) -> tuple[str, float] | None:
+    """Return the average accuracy after the last task, in %, that the text has for HAT on a sequence, and its name.
+
+    None where it has none. The network is not judged: the text does not say which one made these numbers.
+    """
+    if config.dataset != "mnist" or config.method != "hat" or config.class_groups is not None:
+        return None
+    if config.sequence == "permuted" and config.n_tasks in (None, 10):
+        return "permuted MNIST, ten tasks", 98.6
+    if config.sequence == "split" and config.classes_per_task == 5 and config.n_tasks in (None, 2):
+        return "split MNIST, two tasks of five digits", 99.0
+    return None

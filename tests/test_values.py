@@ -80,3 +80,10 @@ def test_what_gives_no_values_is_refused(text, problem):
 @given(st.lists(st.integers() | st.floats(allow_nan=False).filter(math.isfinite), min_size=1))
 def test_numbers_survive_the_way_through_the_shell(numbers):
     assert values(",".join(map(repr, numbers))) == numbers
+
+
+def test_a_mapping_may_be_merged_and_its_keys_set_anew():
+    text = "a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}"
+    assert read_yaml(text) == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}}
+    with pytest.raises(ValueError, match="'y' stands twice"):
+        read_yaml("a: &a {x: 1}\nb: {<<: *a, y: 3, y: 4}")

@@ -1,0 +1,108 @@
+"""The committed results: taken over from a profile's outcome, held against a rerun, and shown in results/README.md.
+
+    python tools/reference.py take PROFILE [FIGURE ...]     results/PROFILE/FIGURE -> results/reference/PROFILE/FIGURE
+    python tools/reference.py check PROFILE [FIGURE ...]    rerun into a folder that is thrown away; compare all tables
+    python tools/reference.py readme                        write the tables of verdicts in results/README.md anew
+
+`take` leaves out CSV files that would be large; their Parquet twins hold the same. `check` ends with an error if a byte
+of a table differs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from hatlab import verdicts
+from hatlab.files import atomic, write_json
+from hatlab.paths import home, results_root
+from hatlab.provenance import checksum
+from hatlab.reproduce import reproduce
+
+MOST_BYTES = 100_000  # of a CSV
+TABLES = (".csv", ".parquet")
+BLOCK = re.compile(r"(<!-- verdicts: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def take(source: Path, target: Path) -> list[str]:
+    """Copy the outcome of a figure, whose files have to be those of its manifest; return the names left out."""
+    manifest = json.loads((source / "manifest.json").read_text(encoding="utf-8"))
+    for name, expected in manifest["artifacts"].items():
+        if checksum(source / name) != expected:
+            raise SystemExit(f"{source / name} is not the file that its manifest names: rerun the figure")
+    large = [name for name in manifest["artifacts"] if name.endswith(".csv") and _size(source / name) > MOST_BYTES]
+    manifest["left_out"] = {name: manifest["artifacts"].pop(name) for name in large}
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for name in manifest["artifacts"]:
+        shutil.copyfile(source / name, target / name)
+    write_json(target / "manifest.json", manifest)
+    return large
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """Return the names of the tables in `one` that are missing or not the same, byte by byte, in `other`."""
+    names = sorted(path.name for path in one.iterdir() if path.suffix in TABLES)
+    return [n for n in names if not (other / n).exists() or (one / n).read_bytes() != (other / n).read_bytes()]
+
+
+def readme(text: str, reference: Path) -> str:
+    """Return `text` with the verdicts of each profile between its comments."""
+
+    def block(match: re.Match[str]) -> str:
+        table = pd.read_csv(reference / match[2] / "verdicts.csv")
+        return f"{match[1]}{verdicts.as_markdown(table)}\n{match[3]}"
+
+    return BLOCK.sub(block, text)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _figures(folder: Path, chosen: Sequence[str]) -> list[str]:
+    found = sorted(path.parent.name for path in folder.glob("*/manifest.json"))
+    if unknown := [name for name in chosen if name not in found]:
+        raise SystemExit(f"{folder} has no figure {', '.join(unknown)} (it has {', '.join(found) or 'none'})")
+    return list(chosen) or found
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Do what the module's text says."""
+    reference = home() / "results" / "reference"
+    match arguments:
+        case ["take", profile, *chosen]:
+            source = results_root() / profile
+            for name in _figures(source, chosen):
+                left = take(source / name, reference / profile / name)
+                print(f"{profile}/{name}" + (f", without {', '.join(left)}" if left else ""))
+            shutil.copyfile(source / "verdicts.csv", reference / profile / "verdicts.csv")
+        case ["check", profile, *chosen]:
+            names = _figures(reference / profile, chosen)
+            with tempfile.TemporaryDirectory() as folder:
+                reproduce(profile, only=names, results=folder)
+                bad = [
+                    f"{name}/{table}"
+                    for name in names
+                    for table in differences(reference / profile / name, Path(folder, profile, name))
+                ]
+            if bad:
+                raise SystemExit(f"not the same: {', '.join(bad)}")
+            print(f"{len(names)} figures of {profile}: all tables are the same, byte for byte")
+        case ["readme"]:
+            path = home() / "results" / "README.md"
+            with atomic(path) as temporary:
+                temporary.write_text(readme(path.read_text(encoding="utf-8"), reference), encoding="utf-8")
+        case _:
+            raise SystemExit(__doc__)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
