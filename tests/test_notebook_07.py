@@ -1,0 +1,40 @@
+"""07_forgetting, smaller than it stands: HAT keeps what SGD forgets, and the text says what the table says."""
+
+import pandas as pd
+import pytest
+from test_notebooks import execute, n_images
+
+SMALL = {"seeds": [0, 1], "widths": [60, 60], "max_epochs": 12}
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*IPython:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("forgetting")
+    executed = execute("07_forgetting.ipynb", folder, **SMALL)
+    return executed, folder / "interactive" / "forgetting"
+
+
+def test_hat_forgets_least(outcome):
+    _, folder = outcome
+    ratios = pd.read_parquet(folder / "ratios.parquet")
+    assert len(ratios) == 4 * 2 * 5  # methods, seeds, tasks
+    first = ratios[ratios["tasks_learnt"] == 1].set_index("method")["ratio"]
+    assert first.drop("hat").abs().max() < 0.03  # one task alone is what joint training has, too
+    last = ratios[ratios["tasks_learnt"] == 5].groupby("method")["ratio"].mean()
+    assert last["hat"] == last.max() and last["hat"] > -0.03
+    assert last["sgd"] < last["hat"] - 0.05
+    assert ratios["ratio"].between(-1, 0.2).all()
+
+
+def test_the_text_and_the_verdicts_are_the_tables(outcome):
+    executed, folder = outcome
+    summary = pd.read_csv(folder / "summary.csv")
+    hat = summary[(summary["method"] == "hat") & (summary["tasks_learnt"] == 5)].iloc[0]
+    assert f"HAT has a forgetting ratio of {hat['ratio']:.3f} [" in str(executed.cells)
+    verdicts = pd.read_csv(folder / "verdicts.csv").set_index("claim")
+    assert verdicts.loc["HAT forgets no more than SGD (Table 1)", "verdict"] == "agrees"
+    printed = verdicts.loc["HAT: forgetting ratio after 2 tasks (Table 1)"]
+    assert printed["paper"] == -0.02 and printed["verdict"] == "not comparable"
+    assert n_images(executed) == 1 and (folder / "forgetting.pdf").exists()
