@@ -1,16 +1,20 @@
 """What a notebook leaves in its folder: figures as PNG and PDF, tables as Parquet and CSV, and a manifest.
 
-Called at a notebook's end, so the same files appear when it is opened by hand and when `hatlab reproduce` runs it;
-the latter then adds what only it knows with `complete`. Equal figures and tables have equal bytes.
+Called at a notebook's end, so the same files appear when it is opened by hand and when it is run in a batch; whoever
+runs it then adds what only it knows with `complete`, and `publish` copies an outcome that is whole to another folder.
+Equal figures and tables have equal bytes.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from filelock import FileLock
 
 from hatlab.files import atomic, write_json, write_table
 from hatlab.paths import home, results_root
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
 
     from hatlab.runs import Run
 
-__all__ = ["MANIFEST", "complete", "save"]
+__all__ = ["MANIFEST", "complete", "publish", "save"]
 
 MANIFEST: Final = "manifest.json"
 
@@ -95,6 +99,52 @@ def complete(folder: Path, since: datetime, executed: Path, facts: Mapping[str, 
     manifest["artifacts"][executed.name] = checksum(executed)
     write_json(path, manifest)
     return manifest
+
+
+def publish(source: Path, folder: Path, facts: Mapping[str, Any]) -> None:
+    """Make `folder` hold what the manifest in `source` declares, and no other file.
+
+    While files are copied the folder has no manifest, so a manifest there speaks of what lies beside it. Does nothing
+    where all is as it should be already.
+
+    Args:
+        source: a folder with a manifest and its artifacts.
+        folder: where to; made if need be. Folders in it are left alone.
+        facts: what the manifest is to say beside what it says in `source`; None leaves a fact out.
+
+    Raises:
+        ValueError: an artifact in `source` is not the one that its manifest declares.
+    """
+    manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8")) | facts
+    manifest = {name: value for name, value in manifest.items() if value is not None}
+    declared: dict[str, str] = manifest["artifacts"]
+    locks = source.parent / ".locks"  # not beside the folder, which people copy
+    for path in (folder, locks):
+        path.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / f"{folder.parent.name}.{folder.name}.lock"):
+        if _holds(folder, manifest):
+            return
+        (folder / MANIFEST).unlink(missing_ok=True)
+        for name, wanted in declared.items():
+            with atomic(folder / name) as temporary:
+                shutil.copyfile(source / name, temporary)
+                if checksum(temporary) != wanted:
+                    raise ValueError(f"{source / name} is not what {MANIFEST} beside it declares")
+        for path in folder.iterdir():
+            if path.name not in declared and path.is_file():
+                path.unlink()
+        write_json(folder / MANIFEST, manifest)
+
+
+def _holds(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether the folder holds this manifest and its artifacts, and no other file."""
+    try:
+        if json.loads((folder / MANIFEST).read_text(encoding="utf-8")) != manifest:
+            return False
+    except (OSError, ValueError):
+        return False
+    files = {path.name: checksum(path) for path in folder.iterdir() if path.is_file() and path.name != MANIFEST}
+    return bool(files == manifest["artifacts"])
 
 
 def _write_figure(folder: Path, stem: str, figure: Figure, run_ids: Sequence[str]) -> list[Path]:

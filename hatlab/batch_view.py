@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final, TextIO
 
 from rich.console import Console
@@ -15,10 +18,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from hatlab.glance import Glance
 from hatlab.ledger import Entry, NotebookRun, State, Status, entries
 from hatlab.pace import format_seconds
 from hatlab.plans import Batch, Planned
-from hatlab.progress import in_notebook
+from hatlab.progress import PROGRESS_FILE, in_notebook
 
 __all__ = ["Display", "as_json", "console", "estimate", "table"]
 
@@ -36,13 +40,18 @@ MOST_PROBLEMS: Final = 10  # told one by one while a batch runs
 LIVE_SECONDS: Final = 0.5  # between two looks at the disk
 
 
-def console(stream: TextIO | None = None) -> Console:
-    """Return where tables go: a terminal as it is; a pipe, or a notebook, without colours and lines being broken."""
-    options: dict[str, Any] = {"file": stream, "highlight": False, "soft_wrap": True, "force_jupyter": False}
+def console(stream: TextIO | None = None, prose: bool = False) -> Console:
+    """Return where tables go: a terminal as it is; a pipe, or a notebook, without colours.
+
+    Args:
+        stream: standard output if not given.
+        prose: whether cells hold sentences, which are broken into lines; else a row is one line, as programs read it.
+    """
+    options: dict[str, Any] = {"file": stream, "highlight": False, "soft_wrap": not prose, "force_jupyter": False}
     if in_notebook():  # its streams say that they are terminals
         options["force_terminal"] = False
     found = Console(**options)
-    return found if found.is_terminal else Console(**options, width=240)
+    return found if found.is_terminal else Console(**options, width=110 if prose else 240)
 
 
 def summary(states: Mapping[State, int], n: int) -> str:
@@ -62,6 +71,9 @@ class Display:
     def __init__(self, stream: TextIO | None = None) -> None:
         self.console = console(stream or (sys.stdout if in_notebook() else sys.stderr))
         self._live: Live | None = None
+        self._stack = ExitStack()
+        self._events: Path | None = None  # where kernels on this machine tell of their training
+        self._glances: dict[str, Glance] = {}
         self._told = self._looked = self.started = time.monotonic()
         self._problems = 0
         self.batch: Batch | None = None
@@ -72,8 +84,7 @@ class Display:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._stack.close()
         if self.batch is not None:
             took = format_seconds(time.monotonic() - self.started)
             self.note(f"{self.batch.name}: {self._summary()}; {took}")
@@ -87,8 +98,18 @@ class Display:
             self.note(f"{_name(batch, first)}{f' and {n - 1} more' if n > 1 else ''}: {why}")
         self.note(f"{batch.name}: {self._summary()}")
         if self.console.is_terminal and any(not item.done for item in looked):
-            self._live = Live(console=self.console, refresh_per_second=4, transient=True, get_renderable=self._line)
-            self._live.start()
+            self._events = Path(self._stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+            self._live = self._stack.enter_context(
+                Live(console=self.console, refresh_per_second=4, transient=True, get_renderable=self._line)
+            )
+
+    def environment(self, run: NotebookRun) -> dict[str, str]:
+        """Return the variables by which a kernel on this machine tells of its training, where that is shown."""
+        if self._events is None:
+            return {}
+        path = self._events / f"{run.run_id}.jsonl"
+        self._glances[run.run_id] = Glance(path)
+        return {PROGRESS_FILE: str(path)}
 
     def note(self, text: str) -> None:
         self.console.print(text, markup=False)
@@ -131,10 +152,10 @@ class Display:
         return summary(Counter(status.state for status in self.statuses.values()), len(self.statuses))
 
     def _left(self) -> str:
-        """Return ", about 20 min left" once a run has ended."""
+        """Return ", about 20 min left" once a run has ended; "" for figures, which are of different length."""
         states = Counter(status.state for status in self.statuses.values())
         running = [status.elapsed for status in self.statuses.values() if status.state == "running"]
-        if not self.seconds:
+        if not self.seconds or (self.batch is not None and self.batch.figures):
             return ""
         mean = sum(self.seconds) / len(self.seconds)
         work = mean * states["queued"] + sum(max(mean - seconds, 0) for seconds in running)
@@ -149,13 +170,16 @@ class Display:
             if status.state == "running":
                 line.append(f"\n  {_name(self.batch, run)}  cell {status.cell}/{status.n_cells}  ", "cyan")
                 line.append(format_seconds(status.elapsed))
+                if run.run_id in self._glances and (training := self._glances[run.run_id].text()):
+                    line.append(f"  {training}", "cyan")
         return line
 
 
 def _name(batch: Batch, run: NotebookRun) -> str:
-    """The run's id and the parameters that tell it from the others."""
-    values = (f"{name}={_shown(run.values.get(name))}" for name in batch.varied)
-    return " ".join([run.run_id, *values])
+    """The figure that the run makes, or its id and the parameters that tell it from the others."""
+    if batch.figures:
+        return batch.figures[run.run_id]
+    return " ".join([run.run_id, *(f"{name}={_shown(value)}" for name, value in batch.telling(run).items())])
 
 
 def _shown(value: Any) -> str:
@@ -182,7 +206,7 @@ def table(batch: Batch, statuses: Mapping[str, Status], why: Mapping[str, str] |
         shown.add_row(
             run.run_id,
             Text(status.state, STATES[status.state]),
-            *(Text(_shown(run.values.get(name))) for name in batch.varied),
+            *(Text(_shown(value)) for value in batch.telling(run).values()),
             format_seconds(status.elapsed) if status.elapsed else "",
             f"{status.memory / 1e9:.2f} GB" if status.memory else "",
             f"{status.cell}/{status.n_cells}" if status.state == "running" and status.n_cells else "",
@@ -193,17 +217,28 @@ def table(batch: Batch, statuses: Mapping[str, Status], why: Mapping[str, str] |
 
 
 def as_json(batch: Batch, statuses: Mapping[str, Status]) -> str:
-    """Return the same as JSON: `batch`, `notebook`, `counts`, and `runs` with parameters and all of the status."""
-    runs = [{"run_id": run.run_id, "parameters": run.values, **asdict(statuses[run.run_id])} for run in batch.runs]
+    """Return the same as JSON: `batch`, `notebook`, `counts`, and `runs` with notebook, parameters (and `figure`, in a
+    batch of `hatlab reproduce`), and all of the status."""
+    runs = [
+        {
+            "run_id": run.run_id,
+            **({"figure": batch.figures[run.run_id]} if batch.figures else {}),
+            "notebook": run.notebook,
+            "parameters": run.values,
+            **asdict(statuses[run.run_id]),
+        }
+        for run in batch.runs
+    ]
     states = Counter(status.state for status in statuses.values())
     content = {"batch": batch.name, "notebook": batch.notebook, "counts": dict(states), "runs": runs}
     return json.dumps(content, indent=1, sort_keys=True)
 
 
 def estimate(batch: Batch, todo: int, workers: int) -> str:
-    """Say how long `todo` runs will take, judged by the earlier ones of the same notebook."""
+    """Say how long `todo` runs will take, judged by the earlier ones of the same notebooks."""
+    notebooks = {run.notebook for run in batch.runs}
     found = (Entry(batch.results, entry.run_id) for entry in entries(batch.results))
-    statuses = [entry.written() for entry in found if (run := entry.read_run()) and run.notebook == batch.notebook]
+    statuses = [entry.written() for entry in found if (run := entry.read_run()) and run.notebook in notebooks]
     seconds = [status.seconds for status in statuses if status is not None and status.state == "done"]
     if not todo:
         return "nothing to do"

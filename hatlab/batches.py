@@ -9,7 +9,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,9 +21,11 @@ from hatlab.notebook import Notebook
 from hatlab.plans import Batch, Planned, find, names, plan
 from hatlab.runner import Assignment
 
-__all__ = ["Batch", "Planned", "batch", "default_workers", "find", "names", "plan"]
+__all__ = ["Batch", "Planned", "batch", "carry_out", "default_workers", "find", "names", "plan"]
 
 STOP_SECONDS: Final = 20.0  # for kernels that were asked to end
+
+Ended = Callable[[NotebookRun, Status], None]
 
 
 def batch(
@@ -69,29 +71,77 @@ def batch(
         ClusterError: no scheduler answers, or it is lost; runs that workers have begun end there.
         KeyboardInterrupt: after the kernels have ended; what is not done is queued for the next call.
     """
-    options = {"workers": workers, "retries": retries, "timeout": timeout}
-    _check_options(options, scheduler, resources)
-    limit = _bytes(memory)
     source, here = Notebook.read(notebook), scheduler is None
     planned = plan(source, grid, parameters=parameters, over=over, name=name, results=results, here=here)
+    carry_out(
+        planned, [source], workers=workers, scheduler=scheduler, resources=resources, retries=retries, timeout=timeout,
+        memory=memory, dashboard=dashboard, display=display,
+    )  # fmt: skip
+    return planned
+
+
+def carry_out(
+    planned: Batch,
+    notebooks: Sequence[Notebook],
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    resources: Mapping[str, float] | None = None,
+    retries: int = 0,
+    timeout: float | None = None,
+    memory: int | str | None = None,
+    dashboard: str = "127.0.0.1:0",
+    display: Display | None = None,
+    ended: Ended | None = None,
+) -> None:
+    """Make the runs of a plan that are not done. What is not described here is as for `batch`.
+
+    Args:
+        planned: the plan, which is written to its folder.
+        notebooks: the notebooks of its runs, as they were when it was made.
+        ended: told of each run that has ended and how: first of those that were done before, then of each when it ends.
+
+    Raises:
+        ConfigError, ClusterError, KeyboardInterrupt: as `batch`.
+    """
+    _check_options({"workers": workers, "retries": retries, "timeout": timeout}, scheduler, resources)
+    limit, texts = _bytes(memory), {notebook.checksum: notebook.text for notebook in notebooks}
     planned.save()
     looked = planned.look()
     todo = [item.run for item in looked if not item.done]
     with display or Display() as shown:
         shown.start(planned, looked)
+        for item in looked:
+            if item.done and ended is not None:
+                ended(item.run, item.status)
         if not todo:
-            return planned
+            return
         for run in todo:
             _queue(planned.entry(run), run)
         with Cluster(workers or default_workers(todo), scheduler, dashboard) as cluster:
             shown.note(cluster.describe())
             call, environment = secrets.token_hex(4), _environment(planned, cluster)
             jobs = [
-                Assignment(run, source.text, planned.results, Path.cwd(), call, environment, timeout, limit)
+                Assignment(
+                    run,
+                    texts[run.source],
+                    planned.results,
+                    Path.cwd(),
+                    call,
+                    environment if scheduler else {**environment, **shown.environment(run)},
+                    timeout,
+                    limit,
+                )
                 for run in todo
             ]
-            _watch(planned, cluster.submit(jobs, retries, resources), call, cluster, shown)
-    return planned
+            pending = cluster.submit(jobs, retries, resources)
+
+            def tell(run: NotebookRun, status: Status) -> None:
+                shown.ended(run, status)
+                if ended is not None:
+                    ended(run, status)
+
+            _watch(planned, pending, call, cluster, shown, tell)
 
 
 def _environment(planned: Batch, cluster: Cluster) -> dict[str, str]:
@@ -102,18 +152,20 @@ def _environment(planned: Batch, cluster: Cluster) -> dict[str, str]:
     return environment
 
 
-def _watch(planned: Batch, pending: dict[Any, NotebookRun], call: str, cluster: Cluster, shown: Display) -> None:
+def _watch(
+    planned: Batch, pending: dict[Any, NotebookRun], call: str, cluster: Cluster, shown: Display, ended: Ended
+) -> None:
     """Follow the runs to their ends; at Ctrl-C have their kernels ended first."""
     try:
-        _follow(planned, pending, cluster, shown)
+        _follow(planned, pending, cluster, shown, ended)
     except KeyboardInterrupt:
         shown.note("stopping: kernels are interrupted (Ctrl-C again: killed)")
         try:
             cluster.stop(call)
-            _follow(planned, pending, cluster, shown, STOP_SECONDS)
+            _follow(planned, pending, cluster, shown, ended, STOP_SECONDS)
         except KeyboardInterrupt:
             cluster.stop(call, now=True)
-            _follow(planned, pending, cluster, shown, STOP_SECONDS)
+            _follow(planned, pending, cluster, shown, ended, STOP_SECONDS)
         raise
 
 
@@ -122,6 +174,7 @@ def _follow(
     pending: dict[Any, NotebookRun],
     cluster: Cluster,
     shown: Display,
+    ended: Ended,
     seconds: float | None = None,
 ) -> None:
     """Take what ends out of `pending` until nothing is left, or for so many seconds."""
@@ -130,7 +183,7 @@ def _follow(
         for future in [future for future in pending if future.done()]:
             run = pending.pop(future)
             entry, problem = planned.entry(run), cluster.problem(future)
-            shown.ended(run, entry.status() if problem is None else _settle(entry, *problem))
+            ended(run, entry.status() if problem is None else _settle(entry, *problem))
         shown.tick()
         time.sleep(0.1)
 

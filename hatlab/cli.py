@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
@@ -185,13 +187,30 @@ def _read(path: Path) -> dict[str, Any]:
 @parameter_option
 @results_option
 @click.option("--device", metavar="auto|cpu|cuda", help="Where to train.  [default: auto]")
+@click.option(
+    "--workers", type=click.IntRange(min=1), metavar="N", help="Figures at a time.  [default: one for each core]"
+)
 def reproduce(
-    profile: str, only: tuple[str, ...], parameters: dict[str, Any], results: Path | None, device: str | None
+    profile: str,
+    only: tuple[str, ...],
+    parameters: dict[str, Any],
+    results: Path | None,
+    device: str | None,
+    workers: int | None,
 ) -> None:
-    """Rerun the figures of notebooks/figures.yaml, into results/PROFILE/FIGURE."""
+    """Rerun the figures of notebooks/figures.yaml, into results/PROFILE/FIGURE, and hold them against the paper.
+
+    The figures are a batch, reproduce-PROFILE: everything is checked before the first notebook starts, what is done is
+    kept, Ctrl-C leaves the rest for the same command, `hatlab status` says where it stands. At the end stand the
+    verdicts of all figures of the profile, also in results/PROFILE/verdicts.csv. The exit status is 1 if a notebook
+    failed; that a number differs from the paper's is a result.
+    """
     from hatlab.reproduce import reproduce as execute
 
-    execute(profile, only, {**parameters, **({"device": device} if device else {})}, results)
+    if threading.current_thread() is threading.main_thread():
+        # what batch systems and `kill` send ends a batch as Ctrl-C does
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    execute(profile, only, {**parameters, **({"device": device} if device else {})}, results, workers)
 
 
 @cli.command()

@@ -29,8 +29,9 @@ class Collected:
     """What a batch holds so far.
 
     Attributes:
-        tables: name -> table. Columns: `notebook_run`, the parameters that vary, and those of the notebook's table; a
-            parameter with the name of a column of the table is called `parameter_<name>`. Lists and mappings are JSON.
+        tables: name -> table. Columns: `notebook_run`, the parameters that vary (or `figure`), and those of the
+            notebook's table; a parameter with the name of a column of the table is called `parameter_<name>`. Lists and
+            mappings are JSON.
         runs: ids of the runs in them, in the order of the batch.
         missing: run id -> status of those that are not done.
     """
@@ -50,7 +51,7 @@ def gather(batch: Batch) -> Collected:
         for name in sorted(entry.artifacts()):
             if name.endswith(".parquet"):
                 table = pd.read_parquet(entry.folder / name)
-                parts.setdefault(name.removesuffix(".parquet"), []).append(_told_apart(table, run, batch.varied))
+                parts.setdefault(name.removesuffix(".parquet"), []).append(_told_apart(table, run, batch.telling(run)))
     tables = {name: pd.concat(found, ignore_index=True) for name, found in parts.items()}
     missing = {run.run_id: statuses[run.run_id] for run in batch.runs if run not in done}
     return Collected(tables, [run.run_id for run in done], missing)
@@ -73,11 +74,9 @@ def write(batch: Batch, collected: Collected) -> list[Path]:
     return paths
 
 
-def _told_apart(table: pd.DataFrame, run: NotebookRun, names: list[str]) -> pd.DataFrame:
-    """Return the table with the run's id and parameters as its first columns."""
-    added: Mapping[str, Any] = {
-        (f"parameter_{name}" if name in table else name): _scalar(run.values.get(name)) for name in names
-    }
+def _told_apart(table: pd.DataFrame, run: NotebookRun, telling: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the table with the run's id and what tells it from others as its first columns."""
+    added = {(f"parameter_{name}" if name in table else name): _scalar(value) for name, value in telling.items()}
     first = pd.DataFrame({RUN: run.run_id, **added}, index=table.index)
     return pd.concat([first, table], axis=1)
 

@@ -285,8 +285,10 @@ class _Stack:
             for k in range(steps):
                 check()
                 left = [n - k * self.size for n in lengths if n > k * self.size]
-                active, width = len(left), min(max(left), self.size)
-                rows, labels, weight = (plan[name][:active, k, :width] for name in ("rows", "labels", "weight"))
+                active = len(left)
+                # as wide for the last, smaller batch: a sum's rounding depends on how many numbers are added, and so a
+                # run's bits would depend on who trains beside it
+                rows, labels, weight = (plan[name][:active, k] for name in ("rows", "labels", "weight"))
                 losses[:active, k] = self._step(active, rows, labels, weight, plan["s"][:active, k])
         self._store(trainers)
         return losses

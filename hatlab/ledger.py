@@ -156,6 +156,12 @@ class Entry:
         """Write where the run stands. Only the holder of its lock may."""
         write_json(self.folder / "status.json", asdict(status))
 
+    def forget(self) -> None:
+        """Have a run that is done made again, unless somebody is at it."""
+        with self.lock(wait=0) as held:
+            if held and (before := self.written()) is not None and before.state == "done":
+                self.write(Status("queued", before.attempt, "it is made at each call"))
+
     def written(self) -> Status | None:
         """Return the status as it was written; None if there is none that can be read."""
         content = _read_json(self.folder / "status.json")

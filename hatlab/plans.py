@@ -1,25 +1,28 @@
-"""What a batch is to make: from a notebook and a grid to runs, all of them checked before the first kernel starts."""
+"""What a batch is to make: from notebooks and parameters to runs, all checked before the first kernel starts."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import json
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from hatlab import grids
 from hatlab.config import ConfigError, RunConfig, nearest
 from hatlab.files import write_json
+from hatlab.grids import Point
+from hatlab.kernels import RUN
 from hatlab.ledger import Entry, NotebookRun, Status, entries, now
 from hatlab.notebook import Notebook
 from hatlab.paths import results_root
 from hatlab.provenance import library_version
 
-__all__ = ["Batch", "Planned", "find", "names", "plan"]
+__all__ = ["Batch", "Planned", "find", "names", "plan", "runs_of"]
 
 FOLDER: Final = "batches"  # below the results
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -40,19 +43,24 @@ class Planned:
 
 @dataclass(frozen=True)
 class Batch:
-    """A notebook and the runs that are wanted of it.
+    """Runs of notebooks that are wanted together.
 
     Attributes:
         name: its folder below `<results>/batches`.
-        notebook: the notebook's file name.
         runs: each once, in order.
         results: the results folder.
+        figures: run id -> the figure of `hatlab reproduce` that it makes; empty where the parameters tell runs apart.
     """
 
     name: str
-    notebook: str
     runs: tuple[NotebookRun, ...]
     results: Path
+    figures: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def notebook(self) -> str:
+        """The notebooks' file names, with commas between them."""
+        return ", ".join(dict.fromkeys(run.notebook for run in self.runs))
 
     @property
     def folder(self) -> Path:
@@ -60,10 +68,19 @@ class Batch:
 
     @functools.cached_property
     def varied(self) -> list[str]:
-        """Names of the parameters in which the runs differ; those that were set, where they do not."""
+        """Names of what tells the runs apart: "figure", or the parameters in which they differ; those that were set,
+        where they differ in none."""
+        if self.figures:
+            return ["figure"]
         names = list(dict.fromkeys(name for run in self.runs for name in run.values))
         differing = [n for n in names if len({json.dumps(run.values.get(n), sort_keys=True) for run in self.runs}) > 1]
         return differing or sorted({name for run in self.runs for name in run.given})
+
+    def telling(self, run: NotebookRun) -> dict[str, Any]:
+        """Return what tells the run from the others: each of `varied`, and its value."""
+        if self.figures:
+            return {"figure": self.figures[run.run_id]}
+        return {name: run.values.get(name) for name in self.varied}
 
     def entry(self, run: NotebookRun) -> Entry:
         return Entry(self.results, run.run_id)
@@ -80,18 +97,19 @@ class Batch:
     def save(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         runs = [{"run_id": run.run_id, **asdict(run)} for run in self.runs]
-        write_json(self.folder / "batch.json", {"notebook": self.notebook, "planned": now(), "runs": runs})
+        write_json(self.folder / "batch.json", {"planned": now(), "figures": dict(self.figures), "runs": runs})
 
     def look(self) -> list[Planned]:
         """Return each run with its status, and the reason why it is to be made if it is not done."""
-        earlier: dict[str, list[NotebookRun]] = {}
+        earlier: dict[tuple[str, str], list[NotebookRun]] = {}
         for entry in entries(self.results):
-            if (run := entry.read_run()) is not None and run.notebook == self.notebook:
-                earlier.setdefault(_parameters(run), []).append(run)
+            if (run := entry.read_run()) is not None:
+                earlier.setdefault((run.notebook, _parameters(run)), []).append(run)
         found = []
         for run in self.runs:
             status = self.entry(run).status()
-            others = [other for other in earlier.get(_parameters(run), []) if other.run_id != run.run_id]
+            alike = earlier.get((run.notebook, _parameters(run)), [])
+            others = [other for other in alike if other.run_id != run.run_id]
             found.append(Planned(run, status, _why(run, status, others, self.results)))
         return found
 
@@ -147,27 +165,56 @@ def plan(
         points = grids.expand(grids.read(Path(grid)), parameters, over, str(grid))
     else:
         points = grids.expand(grid, parameters, over)
-    version, checks = library_version(), _Checks(here)
-    runs: dict[str, NotebookRun] = {}
-    problems: dict[str, None] = {}  # an ordered set
-    for point in points:
-        try:
-            values = source.check(point)
-            data = checks.data(source, values)
-        except ConfigError as error:
-            problems |= dict.fromkeys(str(error).splitlines())
-            continue
-        given = {name: values[name] for name in point}
-        run = NotebookRun(source.name, source.checksum, given, values, version, data)
-        runs.setdefault(run.run_id, run)
-    if problems:
-        many = f"\n({len(points)} runs were asked for, none was started)" if len(points) > 1 else ""
-        raise ConfigError(f"in the parameters of {source.name}: " + "\n".join(problems) + many)
+    runs = {run.run_id: run for run in runs_of([(source, point) for point in points], here)}
     wanted = tuple(runs.values())
     if name is None:
         digest = hashlib.sha256(json.dumps([source.name, sorted(map(_parameters, wanted))]).encode()).hexdigest()
         name = f"{re.sub(r'[^A-Za-z0-9_]+', '-', source.stem).strip('-')[:60] or 'notebook'}-{digest[:8]}"
-    return Batch(_checked_name(name), source.name, wanted, _root(results))
+    return Batch(checked_name(name), wanted, _root(results))
+
+
+def runs_of(wanted: Sequence[tuple[Notebook, Point]], here: bool = True, images: bool = True) -> list[NotebookRun]:
+    """Return a run for each notebook and its parameters, in order, all checked as `plan` does.
+
+    Args:
+        wanted: notebooks, and the parameters that are to be set.
+        here: as for `plan`.
+        images: False if no image is to be read for it: what depends on them is not checked, and `data` is empty.
+
+    Raises:
+        ConfigError: naming everything that is wrong with them, each problem once.
+    """
+    version, checks = library_version(), _Checks(here)
+    runs = []
+    problems: dict[str, dict[str, None]] = {}  # each with the notebooks that have it, an ordered set
+    for notebook, point in wanted:
+        try:
+            values = notebook.check(point)
+        except ConfigError as error:  # one line for each parameter
+            for problem in str(error).splitlines():
+                problems.setdefault(problem, {})[notebook.name] = None
+            continue
+        try:
+            data = checks.data(notebook, values) if images else {}
+        except ConfigError as error:
+            problems.setdefault(str(error), {})[notebook.name] = None
+            continue
+        given = {name: values[name] for name in point}
+        runs.append(NotebookRun(notebook.name, notebook.checksum, given, values, version, data))
+    if problems:
+        raise ConfigError(_told(problems, len(wanted)))
+    return runs
+
+
+def _told(problems: Mapping[str, Iterable[str]], n_runs: int) -> str:
+    """Return problems, each with the notebooks that have it, as one message."""
+    of_notebooks: dict[str, list[str]] = {}
+    for problem, notebooks in problems.items():
+        of_notebooks.setdefault(", ".join(notebooks), []).append(problem)
+    lines = [f"in the parameters of {names}: " + "\n".join(found) for names, found in of_notebooks.items()]
+    if n_runs > 1:
+        lines.append(f"({n_runs} runs were asked for, none was started)")
+    return "\n".join(lines)
 
 
 class _Checks:
@@ -175,14 +222,20 @@ class _Checks:
 
     def __init__(self, here: bool) -> None:
         self.here = here
-        self.sets: Callable[[str], Any] = functools.cache(self._load)
+        self.loaded: dict[str, Any] = {}  # names -> data sets, or why there are none
         self.networks: set[str] = set()
 
-    @staticmethod
-    def _load(names: str) -> Any:
+    def sets(self, names: str) -> Any:
         from hatlab.datasets import load, split_names
 
-        return tuple(load(name) for name in split_names(names))
+        if names not in self.loaded:
+            try:
+                self.loaded[names] = tuple(load(name) for name in split_names(names))
+            except ConfigError as error:  # a download is tried once
+                self.loaded[names] = error
+        if isinstance(found := self.loaded[names], ConfigError):
+            raise found
+        return found
 
     def data(self, notebook: Notebook, values: Mapping[str, Any]) -> dict[str, str]:
         """Return file -> checksum of the images that the parameters name.
@@ -209,9 +262,15 @@ class _Checks:
 
 
 def names(results: Path | str | None = None) -> list[str]:
-    """Return the names of all batches, the one that was planned last at the end."""
-    found = (_root(results) / FOLDER).glob("*/batch.json")
-    return [path.parent.name for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+    """Return the names of all batches, the one that was planned last at the end.
+
+    In a notebook that is a run of a batch itself, that batch is left out.
+    """
+    found = sorted((_root(results) / FOLDER).glob("*/batch.json"), key=lambda path: path.stat().st_mtime)
+    if run := os.environ.get(RUN):
+        own = f'"run_id": "{Path(run).name}"'
+        found = [path for path in found if own not in path.read_text(encoding="utf-8")]
+    return [path.parent.name for path in found]
 
 
 def find(results: Path | str | None = None, name: str | None = None) -> Batch:
@@ -229,7 +288,7 @@ def find(results: Path | str | None = None, name: str | None = None) -> Batch:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         runs = tuple(NotebookRun(**{k: v for k, v in run.items() if k != "run_id"}) for run in content["runs"])
-        return Batch(path.parent.name, content["notebook"], runs, root)
+        return Batch(path.parent.name, runs, root, content.get("figures", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} cannot be read ({error!r}): call hatlab batch again, which writes it anew") from None
 
@@ -238,7 +297,7 @@ def _root(results: Path | str | None) -> Path:
     return (Path(results) if results is not None else results_root()).absolute()
 
 
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
     if not NAME.fullmatch(name):
         raise ConfigError(
             f"name = {name!r}: allowed are up to 80 letters, digits, dots, hyphens and underscores, and no sign first"

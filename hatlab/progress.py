@@ -22,7 +22,7 @@ from typing import Any, Final, TextIO, cast
 
 from hatlab.pace import EPOCH_INTERVAL, Pace, RunPace, format_seconds
 
-__all__ = ["ConsoleProgress", "FileProgress", "Progress", "Shared", "default_progress", "follow", "in_notebook"]
+__all__ = ["ConsoleProgress", "FileProgress", "Progress", "Replay", "Shared", "default_progress", "in_notebook"]
 
 PROGRESS_FILE: Final = "HATLAB_PROGRESS_FILE"
 
@@ -269,36 +269,29 @@ class FileProgress(Progress):
         self._write("note", text=text)
 
 
-def follow(path: Path | str, progress: Progress, until: Callable[[], bool], interval: float = EPOCH_INTERVAL) -> None:
-    """Replay into `progress` the events that a `FileProgress` in another process appends to `path`.
+class Replay:
+    """Passes on to `progress` the events that a `FileProgress` in another process appends to `path`."""
 
-    Returns once `until()` is true and everything written by then is replayed. The file may not exist yet.
-    """
-    position = 0
-    while True:
-        last = until()
-        position = _replay(Path(path), progress, position)
-        if last:
-            return
-        time.sleep(interval)
+    def __init__(self, path: Path | str, progress: Progress) -> None:
+        self.path, self.progress = Path(path), progress
+        self._position = 0
 
-
-def _replay(path: Path, progress: Progress, position: int) -> int:
-    """Replay the complete lines from byte `position` on; return where the next one begins."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(position)
-            complete, newline, _ = file.read().rpartition(b"\n")
-    except OSError:
-        return position
-    for line in complete.splitlines():
+    def go_on(self) -> None:
+        """Pass on what has been written since the last call. The file may not exist yet."""
         try:
-            values = json.loads(line)
-        except ValueError:  # a disk that was full for a while leaves half a line
-            continue
-        if (event := values.pop("event")) in EVENTS:
-            getattr(progress, event)(**values)
-    return position + len(complete) + len(newline)
+            with open(self.path, "rb") as file:
+                file.seek(self._position)
+                complete, newline, _ = file.read().rpartition(b"\n")
+        except OSError:
+            return
+        self._position += len(complete) + len(newline)
+        for line in complete.splitlines():
+            try:
+                values = json.loads(line)
+            except ValueError:  # a disk that was full for a while leaves half a line
+                continue
+            if (event := values.pop("event")) in EVENTS:
+                getattr(self.progress, event)(**values)
 
 
 class _Tee(Progress):

@@ -40,7 +40,7 @@ def runs(batch: Batch) -> pd.DataFrame:
         rows.append(
             {
                 "run": run.run_id,
-                **{name: _plain(run.values.get(name)) for name in batch.varied},
+                **{name: _plain(value) for name, value in batch.telling(run).items()},
                 "state": status.state,
                 "reason": status.reason.partition("\n")[0],
                 "attempt": status.attempt,
@@ -65,7 +65,7 @@ def failures(batch: Batch) -> str:
         if status.state in ("done", "queued", "running"):
             continue
         (run,) = [run for run in batch.runs if run.run_id == run_id]
-        values = ", ".join(f"{name} = {_plain(run.values.get(name))}" for name in batch.varied)
+        values = ", ".join(f"{name} = {_plain(value)}" for name, value in batch.telling(run).items())
         parts.append(f"{run_id} ({values}): {status.state}: {status.reason}")
         if traceback := status.error.get("traceback"):
             parts.append("\n".join(f"    {line}" for line in traceback.splitlines()))

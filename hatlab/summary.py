@@ -8,16 +8,25 @@ import pandas as pd
 
 from hatlab.config import RunConfig
 from hatlab.metrics import average_accuracy, backward_transfer, mean_interval
+from hatlab.mixture import is_mixture
 from hatlab.runs import Run, Tables
 
 __all__ = ["by_compressibility", "by_run", "by_task", "describe", "over_seeds"]
 
 
 def describe(run: Run) -> str:
-    """Return what was trained on what, as a figure's title says it: "Split MNIST (5 tasks), MLP 400-400"."""
+    """Return what was trained on what, as a figure's title says it: "Split MNIST (5 tasks), MLP 400-400".
+
+    Of a mixture, whose title is long, it counts the data sets: "Mixture of 8 data sets (8 tasks), CNN".
+    """
     config, n = run.config, len(run.tasks)
+    several = "s" * (n > 1)
     network = f"MLP {'-'.join(map(str, config.widths))}" if config.network == "mlp" else "CNN"
-    return f"{config.sequence.capitalize()} {run.manifest['title']} ({n} task{'s' * (n > 1)}), {network}"
+    if is_mixture(config.dataset):
+        data = f"Mixture of {n} data set{several}"
+    else:
+        data = f"{config.sequence.capitalize()} {run.manifest['title']}"
+    return f"{data} ({n} task{several}), {network}"
 
 
 def by_task(run: Run) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from hatlab.artifacts import complete, save
+from hatlab.artifacts import complete, publish, save
 from hatlab.config import RunConfig
 from hatlab.provenance import checksum
 from hatlab.runs import Run, Tables
@@ -105,3 +105,50 @@ def test_completing_refuses_a_manifest_that_was_damaged_since_and_replaces_an_ol
         complete(folder, since, executed, {})
     later = datetime.now(UTC) + timedelta(seconds=1)
     assert list(complete(folder, later, executed, {})["artifacts"]) == ["n.ipynb"]
+
+
+def published(tmp_path, **facts):
+    """The folder and the manifest of an outcome with a table that was copied to p/f, and where it was copied from."""
+    source = save("run", runs=[], tables={"t": pd.DataFrame({"a": [1]})}, profile="notebooks", results=tmp_path)
+    folder = tmp_path / "p" / "f"
+    publish(source, folder, {"profile": "p", **facts})
+    return source, folder, json.loads((folder / "manifest.json").read_text())
+
+
+def test_a_published_folder_holds_what_its_manifest_declares_and_no_other_file(tmp_path):
+    folder = tmp_path / "p" / "f"
+    (folder / "kept").mkdir(parents=True)
+    (folder / "old.png").touch()
+    source, folder, manifest = published(tmp_path, figure="f", versions=None)
+    assert manifest["profile"] == "p" and manifest["figure"] == "f" and "versions" not in manifest
+    assert {path.name for path in folder.iterdir()} == {"t.parquet", "t.csv", "manifest.json", "kept"}
+    assert {path.name for path in folder.parent.iterdir()} == {"f"}  # nothing beside it that people would copy
+    for name, wanted in manifest["artifacts"].items():
+        assert checksum(folder / name) == wanted == checksum(source / name)
+
+
+@pytest.mark.parametrize("damage", ["altered", "missing", "added", "no manifest"])
+def test_publishing_mends_what_is_not_as_it_was_and_leaves_alone_what_is(tmp_path, damage):
+    source, folder, manifest = published(tmp_path)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    publish(source, folder, {"profile": "p"})
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    if damage == "altered":
+        (folder / "t.csv").write_text("altered")
+    elif damage == "added":
+        (folder / "t.partial.ipynb").touch()
+    else:
+        (folder / ("t.csv" if damage == "missing" else "manifest.json")).unlink()
+    publish(source, folder, {"profile": "p"})
+    assert {path.name for path in folder.iterdir()} == set(before)
+    assert json.loads((folder / "manifest.json").read_text()) == manifest
+    assert {name: checksum(folder / name) for name in manifest["artifacts"]} == manifest["artifacts"]
+
+
+def test_what_its_own_manifest_does_not_declare_is_not_published(tmp_path):
+    source, folder, _ = published(tmp_path)
+    (source / "t.csv").write_text("altered")
+    with pytest.raises(ValueError, match=r"t\.csv is not what manifest\.json beside it declares"):
+        publish(source, folder, {"profile": "q"})
+    assert not (folder / "manifest.json").exists()  # and so nothing there is called whole
+    assert not list(folder.glob(".*"))

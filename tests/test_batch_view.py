@@ -3,6 +3,7 @@ import json
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -11,6 +12,7 @@ from hatlab import batch_view
 from hatlab.batch_view import Display, as_json, console, estimate, table
 from hatlab.ledger import Entry, NotebookRun, Status
 from hatlab.plans import Batch, Planned
+from hatlab.progress import PROGRESS_FILE, FileProgress
 
 
 def made(tmp_path, n=3):
@@ -18,7 +20,7 @@ def made(tmp_path, n=3):
         NotebookRun("n.ipynb", "s", {"c": i / 4}, {"c": i / 4, "widths": [1, 2], "mode": "original"}, "0", {})
         for i in range(n)
     )
-    return Batch("night", "n.ipynb", runs, tmp_path)
+    return Batch("night", runs, tmp_path)
 
 
 def planned(batch, *states):
@@ -98,13 +100,61 @@ def test_json_holds_all_that_is_known(tmp_path):
     batch = made(tmp_path, 1)
     status = Status("failed", 2, "why", error={"cell": 3})
     content = json.loads(as_json(batch, {batch.runs[0].run_id: status}))
-    assert content["counts"] == {"failed": 1} and content["batch"] == "night"
+    assert content["counts"] == {"failed": 1} and content["batch"] == "night" and content["notebook"] == "n.ipynb"
     (run,) = content["runs"]
     assert run["parameters"] == batch.runs[0].values and run["error"] == {"cell": 3} and run["attempt"] == 2
 
 
+def test_figures_of_reproduce_are_called_by_their_names(tmp_path):
+    plain, stream = made(tmp_path), io.StringIO()
+    runs = (plain.runs[0], replace(plain.runs[1], notebook="m.ipynb"))
+    batch = Batch("reproduce-quick", runs, tmp_path, {runs[0].run_id: "curve", runs[1].run_id: "table"})
+    assert batch.notebook == "n.ipynb, m.ipynb"
+    with Display(stream) as shown:
+        shown.start(batch, planned(batch, "queued", "queued"))
+        shown.ended(runs[0], Status("done", seconds=30))
+        assert shown._left() == ""  # the other takes as long as it takes
+        shown.ended(runs[1], Status("failed", reason="in cell [3]: ValueError: no"))
+    assert stream.getvalue().splitlines()[1] == "table: failed: in cell [3]: ValueError: no"
+    statuses = {run.run_id: Status("done", seconds=3.0) for run in runs}
+    stream = io.StringIO()
+    Console(file=stream, width=120).print(table(batch, statuses))
+    rows = [line.split() for line in stream.getvalue().splitlines()]
+    assert rows[0] == ["run", "state", "figure", "time", "memory", "cell"]
+    assert rows[1][:3] == [runs[0].run_id, "done", "curve"] and rows[2][2] == "table"
+    found = json.loads(as_json(batch, statuses))["runs"]
+    assert [(run["figure"], run["notebook"]) for run in found] == [("curve", "n.ipynb"), ("table", "m.ipynb")]
+
+
+def test_a_terminal_shows_the_training_inside_a_notebook(tmp_path, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    batch = made(tmp_path, 1)
+    (run,) = batch.runs
+    with Display(io.StringIO()) as piped:
+        piped.start(batch, planned(batch, "queued"))
+        assert piped.environment(run) == {}
+    with Display(Terminal()) as shown:
+        shown.start(batch, planned(batch, "queued"))
+        path = Path(shown.environment(run)[PROGRESS_FILE])
+        shown.statuses[run.run_id] = Status("running", started=datetime.now(UTC).isoformat(), cell=2, n_cells=5)
+        assert shown._line().plain.splitlines()[1].endswith("  cell 2/5  0.0 s")
+        told = FileProgress(path)
+        told.sweep_started(3)
+        told.run_started("a", "digits", 5, 40, 0)
+        told.epoch_done("a", 0, 0, 0.9, 0.5)
+        told.task_done("a", 0, 7, 0.9, 0.5)
+        assert "  3 runs: 1 of 15 tasks, about " in shown._line().plain
+    assert not path.parent.exists()
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
 def test_a_pipe_is_not_broken_into_lines(tmp_path):
     assert console(io.StringIO()).width == 240
+    assert console(io.StringIO(), prose=True).width == 110
 
 
 @pytest.mark.parametrize(("todo", "text"), [(0, "nothing to do"), (5, "5 to do; no run of n.ipynb has been timed yet")])

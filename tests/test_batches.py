@@ -16,10 +16,12 @@ from notebooks_for_tests import TABLE, walk, write
 
 import hatlab
 from hatlab import batches, collecting, plans, runner
-from hatlab.batches import batch, find, plan
+from hatlab.batches import batch, carry_out, find, plan
 from hatlab.config import ConfigError
 from hatlab.kernels import RUN
 from hatlab.ledger import Entry, entries
+from hatlab.notebook import Notebook
+from hatlab.plans import runs_of
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups of POSIX")
 
@@ -141,6 +143,54 @@ def test_bounds_are_those_of_a_run_for_all_runs_at_once(tmp_path):
     assert message.count("c = -1.0: Input should be greater") == message.count("c = -2.0: ") == 1
     assert "dataset = 'mnits': unknown data set; did you mean 'mnist'?" in message
     assert "network = 'cnn', dataset = 'digits'" in message and "(6 runs were asked for, none was started)" in message
+
+
+def test_a_notebook_of_a_batch_does_not_count_that_batch(tmp_path, monkeypatch):
+    """Or a report of the batch that was planned last would be one of itself."""
+    notebook = walk(tmp_path)
+    for name in ("first", "last"):
+        plan(notebook, parameters={"i": len(name)}, name=name, results=tmp_path).save()
+        time.sleep(0.01)
+    assert batches.names(tmp_path) == ["first", "last"] and find(tmp_path).name == "last"
+    monkeypatch.setenv(RUN, str(find(tmp_path).entry(find(tmp_path).runs[0]).folder))
+    assert batches.names(tmp_path) == ["first"] and find(tmp_path).name == "first"
+
+
+def test_runs_of_several_notebooks_are_checked_carried_out_and_gathered_together(tmp_path):
+    one = Notebook.read(walk(tmp_path))
+    two = Notebook.read(write(tmp_path / "two.ipynb", TABLE, parameters="i: int = 3  # the run", place=True))
+    with pytest.raises(ConfigError) as raised:
+        runs_of([(one, {"i": "x"}), (one, {"i": "x"}), (two, {"j": 1})])
+    assert str(raised.value).splitlines() == [
+        "in the parameters of walk.ipynb: i = 'x': Input should be a valid integer (wanted: int)",
+        "in the parameters of two.ipynb: unknown parameter of two.ipynb 'j' (known: i)",
+        "(3 runs were asked for, none was started)",
+    ]
+    runs = tuple(runs_of([(one, {}), (two, {})]))
+    planned = plans.Batch("both", runs, tmp_path, {runs[0].run_id: "a", runs[1].run_id: "b"})
+    heard = []
+    for _ in range(2):
+        carry_out(planned, [one, two], workers=2, ended=lambda run, status: heard.append((run.notebook, status.state)))
+    assert sorted(heard[:2]) == [("two.ipynb", "done"), ("walk.ipynb", "done")]
+    assert heard[2:] == [("walk.ipynb", "done"), ("two.ipynb", "done")]  # were done before: told in order
+    assert find(tmp_path) == planned and [planned.entry(run).written().attempt for run in runs] == [1, 1]
+    table = collecting.gather(planned).tables["walk"]
+    assert list(table)[:2] == ["notebook_run", "figure"]
+    assert table.groupby("figure")["value"].sum().to_dict() == {"a": 0, "b": 18}
+
+
+def test_images_that_are_missing_are_looked_for_and_told_of_once(tmp_path, empty_home, no_network):
+    cell = "dataset: str = 'mnist'  # images\nc: float = 0.75  # compressibility"
+    notebooks = [Notebook.read(write(tmp_path / f"{name}.ipynb", "pass", parameters=cell)) for name in "ab"]
+    wanted = [(notebook, {"c": c}) for notebook in notebooks for c in (0.1, 0.5)]
+    with pytest.raises(ConfigError) as raised:
+        runs_of([*wanted, (notebooks[1], {"c": -1.0})])
+    message = str(raised.value)
+    assert message.startswith("in the parameters of a.ipynb, b.ipynb: dataset = 'mnist': MNIST is not there")
+    assert message.count("is not there") == message.count("HATLAB_DATA") == 1
+    assert "in the parameters of b.ipynb: c = -1.0: Input should be greater" in message
+    assert message.endswith("(5 runs were asked for, none was started)")
+    assert len(no_network) == len(set(no_network))
 
 
 def test_a_name_is_given_or_made_and_stays_in_the_results(tmp_path):

@@ -241,11 +241,11 @@ def test_reproduce_hands_its_options_on(monkeypatch, tmp_path):
     given = []
     monkeypatch.setattr(reproduce_module, "reproduce", lambda *arguments: given.append(arguments))
     options = ["--only", "a", "--only", "b", "-p", "cs=[0, 1e-1]", "--device", "cpu", "--results", tmp_path]
-    assert invoke("reproduce", "--profile", "mnist", *options).exit_code == 0
+    assert invoke("reproduce", "--profile", "mnist", *options, "--workers", "3").exit_code == 0
     assert invoke("reproduce").exit_code == 0
     assert given == [
-        ("mnist", ("a", "b"), {"cs": [0, 0.1], "device": "cpu"}, tmp_path),
-        ("quick", (), {}, None),
+        ("mnist", ("a", "b"), {"cs": [0, 0.1], "device": "cpu"}, tmp_path, 3),
+        ("quick", (), {}, None, None),
     ]
 
 

@@ -1,5 +1,6 @@
 """Clusters that are not in this process: workers with resources, on loopback, and under a batch system."""
 
+import json
 import os
 import socket
 import stat
@@ -45,6 +46,22 @@ def test_kernels_share_the_cores_unless_the_user_says_otherwise(monkeypatch):
     assert Cluster(2, "tcp://elsewhere:1", "").kernel_environment() == {}
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert Cluster(2, None, "").kernel_environment() == {}
+
+
+def test_two_notebooks_at_once_have_a_core_each_on_two_cores(tmp_path, monkeypatch):
+    """What the libraries in the kernels make of OMP_NUM_THREADS: torch, and those that NumPy and SciPy bring."""
+    code = (
+        "import json\nfrom pathlib import Path\nimport scipy.linalg\nimport torch\nimport threadpoolctl\n"
+        "pools = {pool['filepath']: pool['num_threads'] for pool in threadpoolctl.threadpool_info()}\n"
+        "Path(results, f'threads-{i}').write_text(json.dumps([torch.get_num_threads(), *pools.values()]))"
+    )
+    notebook = write(tmp_path / "n.ipynb", code, parameters="i: int = 0  # the run", place=True)
+    monkeypatch.setattr("dask.system.CPU_COUNT", 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # for the tests it is 1
+    assert batch(notebook, over={"i": [0, 1]}, results=tmp_path, workers=2).done
+    for i in range(2):
+        threads = json.loads((tmp_path / f"threads-{i}").read_text())
+        assert len(threads) > 1 and set(threads) == {1}
 
 
 def test_one_run_for_each_gpu_of_a_box(tmp_path):

@@ -74,6 +74,18 @@ def test_a_done_run_with_a_damaged_outcome_is_stale(tmp_path, name, damage, reas
     assert (entry.status().state, entry.status().reason) == ("stale", reason)
 
 
+def test_a_done_run_can_be_had_made_again_but_not_while_somebody_is_at_it(tmp_path):
+    entry = done(tmp_path)
+    with Entry(tmp_path, RUN.run_id).lock():
+        entry.forget()
+    assert entry.status().state == "done"
+    entry.forget()
+    assert entry.status() == Status("queued", 1, "it is made at each call")
+    entry.write(Status("failed", reason="x"))
+    entry.forget()
+    assert entry.status().reason == "x"
+
+
 def test_a_run_whose_runner_is_gone_was_killed(tmp_path):
     entry = Entry(tmp_path, RUN.run_id)
     entry.describe(RUN)

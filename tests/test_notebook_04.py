@@ -1,4 +1,4 @@
-"""04_hyperparameters, smaller than it stands: the grids, the reference that all runs share, and what a flat gate costs."""
+"""04_hyperparameters, smaller than it stands: the grids, the reference that runs share, and what a flat gate costs."""
 
 import json
 

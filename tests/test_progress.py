@@ -13,8 +13,8 @@ from hatlab.progress import (
     ConsoleProgress,
     FileProgress,
     Progress,
+    Replay,
     default_progress,
-    follow,
 )
 
 
@@ -154,8 +154,12 @@ def test_events_are_replayed_by_another_process(tmp_path):
 
     writer = threading.Thread(target=write)
     writer.start()
-    follow(path, seen, until=done.is_set, interval=0.01)
+    replay = Replay(path, seen)
+    while not done.is_set():
+        replay.go_on()
+        time.sleep(0.01)
     writer.join()
+    replay.go_on()
     assert seen.without_epochs() == expected.without_epochs()
     for run, task in (("b", 1), ("c", 0)):  # the first of each run
         assert ("epoch_done", run * 12, task, 0, 0.9, 0.25) in seen.events
@@ -164,16 +168,13 @@ def test_events_are_replayed_by_another_process(tmp_path):
 def test_half_written_lines_are_left_for_later(tmp_path):
     path = tmp_path / "events.jsonl"
     path.write_bytes(b'{"event": "sweep_started", "n_runs": 2}\n{"event": "run_d')
-    seen, turns = Recorder(), iter([False, True])
-
-    def until():
-        turn = next(turns)
-        if turn:
-            with path.open("ab") as file:
-                file.write(b'one", "run_id": "a", "loaded": true}\n')
-        return turn
-
-    follow(path, seen, until, interval=0)
+    seen = Recorder()
+    replay = Replay(path, seen)
+    replay.go_on()
+    assert seen.events == [("sweep_started", 2)]
+    with path.open("ab") as file:
+        file.write(b'one", "run_id": "a", "loaded": true}\n')
+    replay.go_on()
     assert seen.events == [("sweep_started", 2), ("run_done", "a", True)]
 
 
@@ -184,7 +185,7 @@ def test_lines_that_are_no_events_are_passed_over(tmp_path):
         '{"event": "close"}\n{"event": "__init__"}\n{"event": "note", "text": "halved"}\n'
     )
     seen = Recorder()
-    follow(path, seen, until=lambda: True)
+    Replay(path, seen).go_on()
     assert seen.events == [("note", "halved")]
 
 
@@ -215,7 +216,7 @@ def test_every_run_of_a_group_has_its_turn_in_the_file(tmp_path, monkeypatch):
         for run in "abcd":
             progress.epoch_done(run, 0, epoch, 0.5, 0.5)
     monkeypatch.undo()
-    follow(path, seen, until=lambda: True)
+    Replay(path, seen).go_on()
     epochs = [event[1] for event in seen.events if event[0] == "epoch_done"]
     assert len(epochs) < 2000
     assert min(epochs.count(run) for run in "abcd") >= 190

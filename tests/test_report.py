@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -22,7 +23,7 @@ def batch(tmp_path):
         NotebookRun("n.ipynb", "sha256:" + "a" * 64, {"c": c}, {"c": c, "widths": [4, 4]}, f"0.1.0+{i // 2}", {})
         for i, c in enumerate((0.1, 0.5, 1.0, 2.0))
     )
-    made = Batch("night", "n.ipynb", runs, tmp_path)
+    made = Batch("night", runs, tmp_path)
     for i, run in enumerate(runs[:3]):
         entry = made.entry(run)
         entry.describe(run)
@@ -57,6 +58,18 @@ def test_runs_are_listed_with_state_and_parameters(batch):
     assert table["c"].tolist() == [0.1, 0.5, 1.0, 2.0] and "widths" not in table
     assert table["reason"].tolist() == ["", "in cell [3]: ValueError: no", "", ""]
     assert table["memory_gb"].tolist() == [1.5, 1.5, 1.5, 0.0] and table["started"].notna().sum() == 3
+
+
+def test_figures_of_reproduce_are_called_by_their_names(batch):
+    figures = {run.run_id: name for run, name in zip(batch.runs, "abcd", strict=True)}
+    named = replace(batch, figures=figures)
+    assert report.runs(named)["figure"].tolist() == list("abcd") and "c" not in report.runs(named)
+    assert "(figure = b): failed: " in report.failures(named)
+    curves = pd.concat([capacity("x", figure="a"), capacity("y", figure="b", c=1.0)], ignore_index=True)
+    assert list(report.capacity_figures(Collected({"capacity": curves}, [], {}), named)) == [
+        "capacity_usage_1",
+        "capacity_usage_2",
+    ]
 
 
 def test_failures_are_told_with_their_tracebacks(batch):
@@ -111,7 +124,7 @@ def test_curves_are_drawn_for_each_combination_of_what_varies_beside_c_and_seed(
         part.insert(1, "parameter_mode", run.values["mode"])
         parts.append(part)
     drawn = report.capacity_figures(
-        Collected({"capacity": pd.concat(parts, ignore_index=True)}, [], {}), Batch("b", "n.ipynb", runs, tmp_path)
+        Collected({"capacity": pd.concat(parts, ignore_index=True)}, [], {}), Batch("b", runs, tmp_path)
     )
     titles = [figure.axes[0].get_title(loc="left").splitlines()[0] for figure in drawn.values()]
     assert titles == [

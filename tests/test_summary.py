@@ -57,6 +57,7 @@ def test_many_runs_by_compressibility():
     [
         ({"widths": [400, 300]}, "Split MNIST (2 tasks), MLP 400-300"),
         ({"network": "cnn", "sequence": "permuted"}, "Permuted MNIST (2 tasks), CNN"),
+        ({"network": "cnn", "dataset": "mixture"}, "Mixture of 2 data sets (2 tasks), CNN"),
     ],
 )
 def test_titles_say_what_was_trained_on_what(tmp_path, values, text):

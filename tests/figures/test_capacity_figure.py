@@ -101,6 +101,53 @@ def test_one_seed_has_no_band_to_speak_of():
     assert figure.axes[0].get_title(loc="left").endswith("400; seed 4")
 
 
+def over_slopes(slopes=(25.0, 100.0, 400.0), seeds=(0, 1, 2)):
+    """The same table, of runs that differ in s_max instead of c."""
+    same = table(linear, cs=slopes, seeds=seeds)
+    return same.assign(s_max=same["c"], c=0.75)
+
+
+def test_curves_over_the_steepest_slope_are_those_over_c_with_the_names_exchanged():
+    curves = usage_curves(over_slopes(), points=5, by="s_max")
+    expected = usage_curves(table(linear, cs=(25.0, 100.0, 400.0)), points=5)
+    pd.testing.assert_frame_equal(curves.rename(columns={"s_max": "c"}), expected)
+
+
+def test_a_figure_over_the_steepest_slope_says_which_c_it_is_for():
+    figure = capacity_usage(over_slopes(), "Split digits", by="s_max")
+    legend = figure.axes[0].get_legend()
+    assert legend.get_title().get_text() == "Steepest slope"
+    assert [text.get_text().split("= ")[1] for text in legend.get_texts()] == ["25", "100", "400"]
+    assert all("max" in text.get_text() for text in legend.get_texts())
+    assert figure.axes[0].get_title(loc="left").startswith("Split digits\nc = 0.75; mean of 3 seeds")
+    assert [line.get_linestyle() for line in legend.get_lines()] == ["-", "--", "--"]  # the last two of their own kinds
+
+
+def test_curves_may_be_over_a_column_of_the_callers():
+    both = pd.concat(
+        [table(linear, cs=(0.75,)).assign(arm=arm, run=arm + table(linear, cs=(0.75,))["run"]) for arm in "ab"]
+    )
+    curves = usage_curves(both, points=3, by="arm")
+    assert set(curves["arm"]) == {"a", "b"} and set(curves["n"]) == {3}
+    with pytest.raises(ValueError, match=r"several runs with c = 0\.75 and seed 0: arun-0\.75-0, brun-0\.75-0"):
+        usage_curves(both)
+    with pytest.raises(ValueError, match="by = 'arm': allowed are c, s_max"):
+        capacity_usage(both, by="arm")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.assign(c=np.where(t["seed"] == 0, 0.1, 2.5)), "mixes c = 0.1, 2.5"),
+        (lambda t: pd.concat([t, t.assign(mode="cross")]), "mixes mode = original, cross"),
+        (lambda t: pd.concat([t, t.assign(run="other" + t["run"])]), "several runs with s_max = 25 and seed 0"),
+    ],
+)
+def test_what_curves_over_the_slope_cannot_mix(change, message):
+    with pytest.raises(ValueError, match=message):
+        usage_curves(change(over_slopes()), by="s_max")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

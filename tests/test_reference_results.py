@@ -1,0 +1,108 @@
+"""What is committed below results/reference: whole, small, true to its manifests, the same when it is made again."""
+
+import json
+import re
+import runpy
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from hatlab.paths import home
+from hatlab.provenance import checksum
+
+REFERENCE = home() / "results" / "reference"
+TOOL = runpy.run_path(str(home() / "tools" / "reference.py"), run_name="reference")
+FIGURES = sorted(path.parent for path in REFERENCE.glob("*/*/manifest.json"))
+
+
+def test_there_are_results():
+    assert FIGURES
+
+
+@pytest.mark.parametrize("folder", FIGURES, ids=lambda folder: f"{folder.parent.name}/{folder.name}")
+def test_a_folder_holds_what_its_manifest_says(folder):
+    artifacts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["artifacts"]
+    assert {path.name for path in folder.iterdir()} == {*artifacts, "manifest.json"}
+    assert {name: checksum(folder / name) for name in artifacts} == artifacts
+    assert any(name.endswith(".ipynb") for name in artifacts) and any(name.endswith(".png") for name in artifacts)
+
+
+def test_all_of_it_is_small():
+    assert sum(path.stat().st_size for path in REFERENCE.rglob("*") if path.is_file()) < 15_000_000
+
+
+def test_no_file_names_a_folder_of_the_machine_that_made_it():
+    texts = [path for path in REFERENCE.rglob("*") if path.suffix in (".ipynb", ".json", ".csv", ".md")]
+    found = [path for path in texts if re.search(r"/(work|home|root|tmp|Users)/", path.read_text(encoding="utf-8"))]
+    assert found == []
+
+
+def test_the_page_shows_the_verdicts_that_are_committed():
+    page = (home() / "results" / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"<!-- verdicts: (\w+) -->", page)) == {
+        p.parent.name for p in REFERENCE.glob("*/verdicts.csv")
+    }
+    assert TOOL["readme"](page, REFERENCE) == page
+
+
+def test_every_file_that_the_page_names_is_there():
+    page = (home() / "results" / "README.md").read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", page) if "://" not in link]
+    assert links and [link for link in links if not (home() / "results" / link).exists()] == []
+
+
+# --- the tool ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def outcome(tmp_path):
+    """The outcome of a figure, with a large table."""
+    folder = tmp_path / "quick" / "figure"
+    folder.mkdir(parents=True)
+    pd.DataFrame({"x": range(30_000)}).to_csv(folder / "large.csv")
+    for name in ("large.parquet", "small.csv", "notebook.ipynb"):
+        (folder / name).write_text(name)
+    artifacts = {path.name: checksum(path) for path in folder.iterdir()}
+    (folder / "manifest.json").write_text(json.dumps({"artifacts": artifacts}))
+    return folder
+
+
+def test_an_outcome_is_taken_over_without_large_csv_files(outcome, tmp_path):
+    target = tmp_path / "reference" / "quick" / "figure"
+    target.mkdir(parents=True)
+    (target / "stale.png").write_text("of an earlier outcome")
+    assert TOOL["take"](outcome, target) == ["large.csv"]
+    manifest = json.loads((target / "manifest.json").read_text())
+    assert {path.name for path in target.iterdir()} == {*manifest["artifacts"], "manifest.json"}
+    assert set(manifest["artifacts"]) == {"large.parquet", "small.csv", "notebook.ipynb"}
+    assert manifest["left_out"] == {"large.csv": checksum(outcome / "large.csv")}
+
+
+def test_an_outcome_that_was_altered_is_not_taken_over(outcome, tmp_path):
+    (outcome / "small.csv").write_text("altered")
+    with pytest.raises(SystemExit, match=r"small.csv is not the file that its manifest names"):
+        TOOL["take"](outcome, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_table_that_differs_in_one_byte_is_found(outcome, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("large.csv", "large.parquet", "small.csv"):
+        (other / name).write_bytes((outcome / name).read_bytes())
+    assert TOOL["differences"](outcome, other) == []
+    (other / "small.csv").write_text("small.csw")
+    (other / "large.parquet").unlink()
+    assert TOOL["differences"](outcome, other) == ["large.parquet", "small.csv"]
+
+
+@pytest.mark.parametrize("figure", ["weight_reuse"])
+def test_a_committed_notebook_makes_the_same_tables_again(figure, tmp_path):
+    """Byte for byte, on whatever CPU this is."""
+    from hatlab.reproduce import reproduce
+
+    (folder,) = reproduce("quick", only=[figure], results=tmp_path)
+    tables = [path.name for path in Path(REFERENCE, "quick", figure).iterdir() if path.suffix in TOOL["TABLES"]]
+    assert len(tables) >= 2
+    assert TOOL["differences"](REFERENCE / "quick" / figure, folder) == []
