@@ -93,6 +93,7 @@ def carry_out(
     dashboard: str = "127.0.0.1:0",
     display: Display | None = None,
     ended: Ended | None = None,
+    environments: Mapping[str, Mapping[str, str]] | None = None,
 ) -> None:
     """Make the runs of a plan that are not done. What is not described here is as for `batch`.
 
@@ -100,6 +101,7 @@ def carry_out(
         planned: the plan, which is written to its folder.
         notebooks: the notebooks of its runs, as they were when it was made.
         ended: told of each run that has ended and how: first of those that were done before, then of each when it ends.
+        environments: run id -> variables of its kernel, over those that all have.
 
     Raises:
         ConfigError, ClusterError, KeyboardInterrupt: as `batch`.
@@ -128,7 +130,11 @@ def carry_out(
                     planned.results,
                     Path.cwd(),
                     call,
-                    environment if scheduler else {**environment, **shown.environment(run)},
+                    {
+                        **environment,
+                        **({} if scheduler else shown.environment(run)),
+                        **(environments or {}).get(run.run_id, {}),
+                    },
                     timeout,
                     limit,
                 )

@@ -9,8 +9,9 @@ that has finished all leaves the group. No step waits for the device; between ep
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ from hatlab.step import Batch, Hyper, Past, State, step
 from hatlab.training import Trainer, TrainingDiverged
 
 __all__ = ["SHARED", "Group"]
+
+WHOLE_VECTORS: Final = 64  # numbers; a multiple of what any CPU works on at once
 
 # What runs must have in common to share a step.
 SHARED = (
@@ -116,7 +119,10 @@ class _Stack:
         first = trainers[0]
         self.network: HATNetwork = first.network
         self.device, self.size = first.device, first.config.batch_size
-        units, inputs = self.network.gates.shape[1], list(self.network.units.values())[-1]
+        self.units, inputs = self.network.gates.shape[1], list(self.network.units.values())[-1]
+        # a CPU's sigmoid rounds otherwise at the end of a tensor that fills no whole vector: a run's bits would depend
+        # on its place in the group
+        units = math.ceil(self.units / WHOLE_VECTORS) * WHOLE_VECTORS
         classes = max(len(task.classes) for trainer in trainers for task in trainer.sequence.tasks)
         trunk = self._trunk()
         linear = [f"trunk.{name}.weight" for name, layer in self.network.trunk.items() if isinstance(layer, nn.Linear)]
@@ -200,8 +206,8 @@ class _Stack:
             for name, target in self._own(row, trainer).items():
                 target.copy_(trained[name])
             coefficient, offset = affine(trainer.cumulative, config.mode, min_units=config.min_units)
-            self.past.coefficient[row], self.past.offset[row] = coefficient, offset
-            self.past.pull[row], _ = affine(trainer.cumulative, config.mode, config.c, config.min_units)
+            self.past.coefficient[row, : self.units], self.past.offset[row] = coefficient, offset
+            self.past.pull[row, : self.units], _ = affine(trainer.cumulative, config.mode, config.c, config.min_units)
             for name, factor in self.past.movable.items():
                 factor[row] = trainer.movable.get(name, 1.0)
             for name, anchor in self.past.anchor.items():
@@ -218,7 +224,7 @@ class _Stack:
         return {
             f"{head}.weight": self.state.parameters["head.weight"][row, :classes],
             f"{head}.bias": self.state.parameters["head.bias"][row, :classes],
-            "gates": self.state.e[row],
+            "gates": self.state.e[row, : self.units],
         }
 
     def _store(self, trainers: Sequence[Trainer]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "NotebookFailed", "plan", "reproduce"]
 
-ENTRY: Final = ("notebook", "parameters", "again")  # what figures.yaml says of a figure
+ENTRY: Final = ("notebook", "parameters", "again", "portable")  # what figures.yaml says of a figure
+# One thread, and the same instructions on all x86 CPUs of the last ten years: the same tables, byte for byte. Networks
+# of some hundred units lose little by it, and large ones most of their speed.
+PORTABLE: Final = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "MKL_CBWR": "COMPATIBLE",
+    "ATEN_CPU_CAPABILITY": "avx2",
+}
 WIDEST: Final = 120  # columns of the table of verdicts
 
 
@@ -49,6 +58,7 @@ class Job:
         notebook: what makes it.
         parameters: those that are set; none of those about places.
         again: whether it is made at each call, since it shows what is not among its parameters.
+        portable: whether its tables are to be the same on other machines, see `PORTABLE`.
     """
 
     profile: str
@@ -56,6 +66,7 @@ class Job:
     notebook: Notebook
     parameters: dict[str, Any]
     again: bool = False
+    portable: bool = False
 
 
 def reproduce(
@@ -101,7 +112,15 @@ def reproduce(
             planned.entry(run).forget()
     shown = display or batch_view.Display()
     outcomes = _Outcomes(planned, paired, shown)
-    batches.carry_out(planned, [job.notebook for job in jobs], workers=workers, display=shown, ended=outcomes.take)
+    alike = PORTABLE if platform.machine() in ("x86_64", "AMD64") else {}
+    batches.carry_out(
+        planned,
+        [job.notebook for job in jobs],
+        workers=workers,
+        display=shown,
+        ended=outcomes.take,
+        environments={run.run_id: alike for job, run in paired if job.portable},
+    )
     failures = outcomes.failures + _tell_verdicts(root / profile, list(listed), outcomes.made)
     if failures:
         raise NotebookFailed("\n".join(failures))
@@ -156,7 +175,8 @@ def _jobs(profile: str, figures: Mapping[str, Any], only: Sequence[str], paramet
         if not only or figure in only:
             notebook = Notebook.read(home() / "notebooks" / entry["notebook"])
             given = {**(entry.get("parameters") or {}), **parameters}
-            jobs.append(Job(profile, figure, notebook, given, bool(entry.get("again", False))))
+            marks = {name: bool(entry.get(name, False)) for name in ("again", "portable")}
+            jobs.append(Job(profile, figure, notebook, given, **marks))
     return jobs
 
 

@@ -26,7 +26,8 @@ class State(NamedTuple):
 
     Attributes:
         parameters: the trunk's by their name in the network, "head.weight" and "head.bias": (R, ...).
-        e: (R, all units), the embedding of the task that each run is at.
+        e: (R, units), the embedding of the task that each run is at. Here and below units are those of all layers, and
+            may be more: what follows them is padding, and stays 0.
         room: where the gradients of linear layers go, by the name and in the shape of their weights; those without an
             entry are put in new memory, which a CPU's allocator gets from the system at every step if it is large.
     """
@@ -71,9 +72,9 @@ class Past(NamedTuple):
     """What the tasks before the present one mean for it; constant during a task.
 
     Attributes:
-        coefficient, offset: (R, all units) and (R,): the regularizer is offset + sum of coefficient times mask, see
+        coefficient, offset: (R, units) and (R,): the regularizer is offset + sum of coefficient times mask, see
             `regularizer.affine`.
-        pull: (R, all units), the gradient of c times the regularizer by the mask.
+        pull: (R, units), the gradient of c times the regularizer by the mask.
         movable: parameter name -> (R, ...), what its gradient is multiplied by; no entries if all runs are in their
             first task.
         anchor, stiffness: parameter name -> (R, ...): EWC pulls it towards `anchor` with half of `stiffness` times the
@@ -147,9 +148,9 @@ def forward(
     Args:
         network: gives the layers; its own parameters are not read.
         parameters, x, keep, room: as in `State` and `Batch`.
-        mask: (R, all units).
+        mask: (R, units).
     """
-    masks = network.split(mask)
+    masks = network.split(mask[:, : network.gates.shape[1]])
     h = _times(x, keep[0])
     for (name, layer), factor in zip(network.trunk.items(), keep[1:], strict=True):
         weight, bias = parameters[f"trunk.{name}.weight"], parameters.get(f"trunk.{name}.bias")

@@ -68,6 +68,20 @@ def images_of_size(folder, side, classes=2, each=60):
     return path
 
 
+@pytest.mark.parametrize("dropout", [(0.0, 0.0), (0.2, 0.5)])
+def test_on_one_thread_of_a_cpu_not_a_bit_depends_on_who_trains_beside(dropout):
+    """Layers that fill no whole vector, last batches of several sizes, runs that leave at different times."""
+    base = RunConfig(widths=(101, 83), dropout=dropout, batch_size=16, max_epochs=3, n_tasks=3)
+    configs = base.grid(c=[0.75, 2.5], seed=[0, 1, 2]) + base.grid(mode=["cross"], seed=[0, 1])
+    whole, part, alone = (trainers_of(configs) for _ in range(3))
+    with processor(whole[0].network, 1, 1, CPU):  # one thread
+        for group in (whole, part[:3], part[3:], *([one] for one in alone)):
+            train(group)
+    for one, other, third in zip(whole, part, alone, strict=True):
+        assert distance(one, other) == distance(one, third) == 0
+        assert one.rows == other.rows == third.rows  # losses, too
+
+
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_fifty_steps_alone_and_in_a_group_of_eight_agree(tmp_path, name):
     """Dropout on; seeds, c, mode, s_max, rate, schedule and task order differ within the group."""
