@@ -57,7 +57,7 @@ def readme(text: str, reference: Path) -> str:
     """Return `text` with the verdicts of each profile between its comments."""
 
     def block(match: re.Match[str]) -> str:
-        table = pd.read_csv(reference / match[2] / "verdicts.csv")
+        table = pd.read_csv(reference / match[2] / "verdicts.csv").fillna({"unit": ""})
         return f"{match[1]}{verdicts.as_markdown(table)}\n{match[3]}"
 
     return BLOCK.sub(block, text)
