@@ -25,6 +25,7 @@ from hatlab.pace import EPOCH_INTERVAL, Pace, RunPace, format_seconds
 __all__ = ["ConsoleProgress", "FileProgress", "Progress", "Replay", "Shared", "default_progress", "in_notebook"]
 
 PROGRESS_FILE: Final = "HATLAB_PROGRESS_FILE"
+MANY_RUNS: Final = 20  # whose tasks nobody reads one by one
 
 
 class Progress:
@@ -85,7 +86,8 @@ class _Harmless(io.TextIOBase):
 
 
 class ConsoleProgress(Progress):
-    """Live bars where `stream` is a terminal; elsewhere one plain line per task, per loaded run, and at the end.
+    """Live bars where `stream` is a terminal; elsewhere plain lines: one per task, per loaded run, and at the end. Of
+    more than `MANY_RUNS` runs only how many tasks are done, about ten times.
 
     Args:
         stream: where to write; standard error if not given.
@@ -96,6 +98,7 @@ class ConsoleProgress(Progress):
         self.stream = _Harmless(sys.stderr if stream is None else stream)
         self._pace = Pace()
         self._told = -math.inf  # when a line last told the time left
+        self._tenths = 0
         if live is None:
             live = self.stream.isatty() and os.environ.get("TERM") != "dumb"
         self._bars = _Bars(self.stream) if live else None
@@ -118,8 +121,15 @@ class ConsoleProgress(Progress):
         self._told = now
         return self._pace.left()
 
+    def _count(self) -> None:
+        """Say how far all runs are, if a tenth more is done."""
+        done, n = self._pace.tasks_done, self._pace.n_tasks
+        if 10 * done // n > self._tenths and done < n:
+            self._tenths = 10 * done // n
+            self._line(f"{done} of {n} tasks of {self._pace.n_runs} runs done", self._pace.left())
+
     def sweep_started(self, n_runs: int) -> None:
-        self._pace = Pace(n_runs)
+        self._pace, self._tenths = Pace(n_runs), 0
 
     def run_started(self, run_id: str, label: str, n_tasks: int, max_epochs: int, tasks_done: int) -> None:
         run = self._pace.start_run(run_id, label, n_tasks, max_epochs, tasks_done)
@@ -137,8 +147,9 @@ class ConsoleProgress(Progress):
     def task_done(self, run_id: str, task: int, epochs: int, accuracy: float, usage: float) -> None:
         run, seconds = self._pace.end_task(run_id, task, epochs)
         if self._bars:
-            self._bars.show(self._pace, run)
-            return
+            return self._bars.show(self._pace, run)
+        if self._pace.n_runs > MANY_RUNS:
+            return self._count()
         self._line(
             self._name(run),
             f"task {task + 1}/{run.n_tasks}",
@@ -153,7 +164,7 @@ class ConsoleProgress(Progress):
     def run_done(self, run_id: str, loaded: bool) -> None:
         pace = self._pace
         run, seconds = pace.end_run(run_id, loaded)
-        if loaded:
+        if loaded and pace.n_runs <= MANY_RUNS:
             self._line(self._name(run), "finished before, loaded")
         elif self._bars:
             self._line(self._name(run), f"done in {format_seconds(seconds)}")

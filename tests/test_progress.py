@@ -79,6 +79,24 @@ def test_without_a_terminal_there_is_one_clean_line_per_task(monkeypatch):
     assert stream.getvalue().replace("\n", "").isprintable() and stream.getvalue().isascii()
 
 
+def test_of_many_runs_only_the_count_is_told():
+    stream = io.StringIO()
+    progress = ConsoleProgress(stream)
+    progress.sweep_started(30)
+    for k in range(30):
+        progress.run_started(f"r{k}", f"digits seed={k}", 0 if k < 3 else 5, 2, 0)
+        if k < 3:
+            progress.run_done(f"r{k}", loaded=True)
+    for task in range(5):
+        for k in range(3, 30):
+            progress.task_done(f"r{k}", task, 2, 0.99, 0.5)
+    for k in range(3, 30):
+        progress.run_done(f"r{k}", loaded=False)
+    lines = stream.getvalue().splitlines()
+    assert 9 <= len(lines) <= 11 and lines[-1].startswith("30 runs done in ") and lines[-1].endswith("(3 loaded)")
+    assert lines[0].startswith("14 of 135 tasks of 30 runs done")
+
+
 def test_a_run_on_its_own_is_not_numbered_and_its_tasks_are_timed():
     stream = io.StringIO()
     progress = ConsoleProgress(stream)
