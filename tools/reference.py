@@ -2,7 +2,7 @@
 
     python tools/reference.py take PROFILE [FIGURE ...]     results/PROFILE/FIGURE -> results/reference/PROFILE/FIGURE
     python tools/reference.py check PROFILE [FIGURE ...]    rerun into a folder that is thrown away; compare all tables
-    python tools/reference.py readme                        write the tables of verdicts in results/README.md anew
+    python tools/reference.py readme                        write results/README.md's verdicts and findings anew
 
 `take` leaves out CSV files that would be large; their Parquet twins hold the same. `check` ends with an error if a byte
 of a table differs.
@@ -28,7 +28,7 @@ from hatlab.reproduce import reproduce
 
 MOST_BYTES = 100_000  # of a CSV
 TABLES = (".csv", ".parquet")
-BLOCK = re.compile(r"(<!-- verdicts: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (verdicts|findings): ([\w/]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def take(source: Path, target: Path) -> list[str]:
@@ -54,11 +54,15 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def readme(text: str, reference: Path) -> str:
-    """Return `text` with the verdicts of each profile between its comments."""
+    """Return `text` with what its comments ask for: the verdicts of a profile, what an ablation concludes."""
 
     def block(match: re.Match[str]) -> str:
-        table = pd.read_csv(reference / match[2] / "verdicts.csv").fillna({"unit": ""})
-        return f"{match[1]}{verdicts.as_markdown(table)}\n{match[3]}"
+        start, what, place, end = match.groups()
+        table = pd.read_csv(reference / place / f"{what}.csv")
+        if what == "verdicts":
+            return f"{start}{verdicts.as_markdown(table.fillna({'unit': ''}))}\n{end}"
+        lines = table[table["part"] == "conclusion"]["text"]
+        return start + "".join(f"- {line}\n" for line in lines) + end
 
     return BLOCK.sub(block, text)
 
