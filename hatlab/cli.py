@@ -182,7 +182,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 @cli.command()
-@click.option("--profile", default="quick", show_default=True, help="Which set: smoke, quick, mnist, paper, or report.")
+@click.option(
+    "--profile", default="quick", show_default=True, help="Which set: smoke, quick, mnist, cnn, paper, report."
+)
 @click.option("--only", multiple=True, metavar="FIGURE", help="Only this figure of the profile; repeatable.")
 @parameter_option
 @results_option

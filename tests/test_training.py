@@ -253,8 +253,8 @@ def test_where_a_units_gradient_ends(precision):
     """hat.md, 7: a mask that has rounded to 1 hands no gradient on; in float64 that comes later."""
     config = SMALL.replace(gate_precision=precision, n_tasks=1, dropout=(0, 0), c=100.0, learning_rate=0.01)
     run = trainer_of(config)
-    gates = {-0.6: 0.0, 0.06: 0.0, 0.2: 0.0}  # s e of -30, 3 and 10 at s = 50; of -216, 21.6 and 72 at s = 360
-    e = torch.tensor(list(gates)).repeat(17)[:50]
+    # s e is -30, 3 and 10 at s = 50, and -216, 21.6 and 72 at s = 360
+    e = torch.tensor([-0.6, 0.06, 0.2]).repeat(17)[:50]
     with torch.no_grad():
         run.network.gates[0] = e
     run.begin_epoch()
@@ -263,9 +263,9 @@ def test_where_a_units_gradient_ends(precision):
     plan = {name: values[:1, 0] for name, values in stack._plan([run]).items()}
     moved = {}
     for s in (50.0, 360.0):
-        stack.state.e.copy_(e)
+        stack.state.e[0, :50] = e
         stack._step(1, plan["rows"], plan["labels"], plan["weight"], torch.full((1,), s, dtype=torch.float64))
-        moved[s] = (stack.state.e[0] - e.to(stack.state.e.dtype))[:3].tolist()
+        moved[s] = (stack.state.e[0, :50] - e.to(stack.state.e.dtype))[:3].tolist()
     assert all(change < 0 for change in moved[50.0])
     of_active = moved[360.0][1]
     assert of_active == 0 if precision == "float32" else of_active < 0
