@@ -277,9 +277,7 @@ def test_lanes_that_do_not_fit_into_memory_are_halved(tmp_path, lanes, monkeypat
     original, at_work, most = engine.step, set(), []
 
     def full(*arguments):
-        if not threading.current_thread().name.startswith(
-            "lane"
-        ):  # the second attempt: lanes may be ending
+        if not threading.current_thread().name.startswith("lane"):  # the second attempt: lanes may be ending
             return original(*arguments)
         at_work.add(threading.get_ident())
         most.append(len(at_work))
