@@ -19,10 +19,16 @@ if TYPE_CHECKING:
     from hatlab.batches import Batch
     from hatlab.ledger import Status
 
-__all__ = ["batch", "collect", "status"]
+__all__ = ["batch", "collect", "end_at_sigterm", "status"]
 
 REFRESH_SECONDS: Final = 1.0
 PAUSE_SECONDS: Final = 5.0  # nothing runs for a moment between two runs
+
+
+def end_at_sigterm() -> None:
+    """Have what batch systems and `kill` send end a batch as Ctrl-C does."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _lists(ctx: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, list[Any]]:
@@ -111,9 +117,7 @@ def batch(
         )  # fmt: skip
         _dry_run(planned, options["workers"])
         return
-    if threading.current_thread() is threading.main_thread():
-        # what batch systems and `kill` send ends a batch as Ctrl-C does
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_at_sigterm()
     done = batches.batch(notebook, grid, parameters=fixed, over=over, **options)
     click.echo(f"hatlab status {done.name}    hatlab collect {done.name}")
     if not done.done:

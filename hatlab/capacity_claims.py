@@ -102,4 +102,4 @@ def _accuracy(runs: Sequence[Run]) -> list[Verdict]:
         return []
     name, value = printed
     values = [100 * average_accuracy(run.accuracy) for run in alike]
-    return [compare(f"average accuracy on {name} (section 4.2)", values, value, rounding=0.05)]
+    return [compare(f"average accuracy on {name} (section 4)", values, value, rounding=0.05)]

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
@@ -209,9 +207,7 @@ def reproduce(
     """
     from hatlab.reproduce import reproduce as execute
 
-    if threading.current_thread() is threading.main_thread():
-        # what batch systems and `kill` send ends a batch as Ctrl-C does
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    batch_cli.end_at_sigterm()
     execute(profile, only, {**parameters, **({"device": device} if device else {})}, results, workers)
 
 

@@ -1,4 +1,4 @@
-"""Compression: what is left of a network when the mask of its task is cut out (section 4.5 of the paper, Fig. 7).
+"""Compression: what is left of a network when the mask of its task is cut out (Fig. 7).
 
 A unit whose mask is 0 hands on nothing, whatever it computes. So it can go, with the weights into it and out of it, and
 what remains is a smaller network of ordinary layers. The mask acts behind ReLU and pooling on whole units, so a value

@@ -86,6 +86,7 @@ class RunConfig(BaseModel):
         (0.2, 0.5), description="MLP: on the input, on hidden layers; CNN: on the first two layers, on the others"
     )
 
+    # The method
     method: Literal["hat", "sgd", "sgd_frozen", "ewc", "joint"] = Field(
         "hat",
         description="hat; or a reference without masks (c must be 0): sgd: plain training, one task after the other; "

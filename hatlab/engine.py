@@ -137,10 +137,8 @@ class _Stack:
         self.hyper = Hyper(self._empty(), s_max, self._empty(), *same)
         shapes = {name: factor.shape for trainer in trainers for name, factor in trainer.movable.items()}
         movable = {name: self._empty(*shape) for name, shape in shapes.items()}
-        anchors = [
-            {name: self._empty(*shape) for name, shape in shapes.items()}
-            for shapes in [{name: p.shape for t in trainers for name, (p, _) in t.anchors.items()}] * 2
-        ]
+        held = {name: anchor.shape for trainer in trainers for name, (anchor, _) in trainer.anchors.items()}
+        anchors = ({name: self._empty(*shape) for name, shape in held.items()} for _ in range(2))
         self.past = Past(self._empty(units), self._empty(), self._empty(units), movable, *anchors)
         self.noise = Noise(
             [(self.size, *shape) for shape in self.network.dropout_shapes], self.network.dropout, self.device

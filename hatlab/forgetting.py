@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hatlab import paper
+from hatlab import metrics, paper
 from hatlab.config import RunConfig
 from hatlab.datasets import load_all
-from hatlab.metrics import accuracy_matrix, forgetting_ratio, mean_interval
+from hatlab.metrics import accuracy_matrix, forgetting_ratio
 from hatlab.paper import METHODS
 from hatlab.runs import Run
 from hatlab.tasks import TaskSequence, make_sequence
@@ -106,13 +106,7 @@ def over_seeds(table: pd.DataFrame, by: Sequence[str] = ("method", "tasks_learnt
     Args:
         table: what `forgetting` returns.
     """
-    rows = []
-    for _, same in table.groupby(list(by), sort=False):
-        row = {**same.iloc[0][list(by)].to_dict(), "seeds": len(same)}
-        for name in ("ratio", "accuracy"):
-            row |= zip((name, f"{name}_low", f"{name}_high"), mean_interval(same[name].tolist()), strict=True)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return metrics.over_seeds(table, by, ("ratio", "accuracy"))
 
 
 def statements(table: pd.DataFrame) -> list[str]:

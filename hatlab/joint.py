@@ -30,7 +30,8 @@ def joint_epoch(trainer: Trainer, check: Callable[[], None]) -> np.ndarray:
     row_of = torch.cat([torch.arange(len(split)) for split in splits])
     order = torch.randperm(len(row_of), generator=trainer.order)
     noise = Noise([(size, *shape) for shape in network.dropout_shapes], network.dropout, device)
-    parameters = [p for name, p in network.named_parameters() if name in trainer.trained() and name != "gates"]
+    trained = trainer.trained().keys() - {"gates"}
+    parameters = [p for name, p in network.named_parameters() if name in trained]
     everything = network.mask(0, 1.0)
     losses = []
     for batch in torch.split(order, size):

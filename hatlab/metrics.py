@@ -12,7 +12,15 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-__all__ = ["Interval", "accuracy_matrix", "average_accuracy", "backward_transfer", "forgetting_ratio", "mean_interval"]
+__all__ = [
+    "Interval",
+    "accuracy_matrix",
+    "average_accuracy",
+    "backward_transfer",
+    "forgetting_ratio",
+    "mean_interval",
+    "over_seeds",
+]
 
 
 class Interval(NamedTuple):
@@ -78,3 +86,24 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
         return Interval(mean, mean * np.nan, mean * np.nan)
     reach = stats.t.ppf((1 + confidence) / 2, n - 1) * sample.std(axis=0, ddof=1) / np.sqrt(n)
     return Interval(mean, mean - reach, mean + reach)
+
+
+def over_seeds(table: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
+    """Return one row per combination of `by`, in order of appearance, with means and 95% t intervals over its rows.
+
+    Columns: `by`; `seeds`, the number of rows; each of `values` with its `_low` and `_high`.
+
+    Args:
+        table: a row for each run, of which those alike in `by` differ in seed only.
+        by: what is held apart; none: all rows are alike.
+        values: numbers.
+    """
+    alike = [same for _, same in table.groupby(list(by), sort=False, dropna=False)] if by else [table]
+    rows = []
+    for same in alike:
+        row = {"seeds": len(same)}
+        for name in values:
+            row |= zip((name, f"{name}_low", f"{name}_high"), mean_interval(same[name].tolist()), strict=True)
+        rows.append(row)
+    combinations = table.loc[[same.index[0] for same in alike], list(by)].reset_index(drop=True)
+    return pd.concat([combinations, pd.DataFrame(rows)], axis=1)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from hatlab.config import RunConfig
 
-__all__ = ["METHODS", "PAPER_SEEDS", "TABLE_1", "accuracy", "forgetting"]
+__all__ = ["COMPRESSION", "METHODS", "PAPER_SEEDS", "TABLE_1", "accuracy", "forgetting"]
 
 PAPER_SEEDS: Final = 10
 
@@ -29,6 +29,9 @@ TABLE_1: Final = pd.DataFrame(
     ],
     columns=["method", "rho_2", "std_2", "rho_8", "std_8"],
 )
+
+# Compressed to this share of the original size, in % (with Fig. 7)
+COMPRESSION: Final = {"MNIST": 1.0, "CIFAR-100": 21.0}
 
 # RunConfig.method -> the paper's name for it
 METHODS: Final = {"sgd": "SGD", "sgd_frozen": "SGD-F", "ewc": "EWC", "hat": "HAT"}

@@ -226,11 +226,11 @@ class _Checks:
         self.networks: set[str] = set()
 
     def sets(self, names: str) -> Any:
-        from hatlab.datasets import load, split_names
+        from hatlab.datasets import load_all
 
         if names not in self.loaded:
             try:
-                self.loaded[names] = tuple(load(name) for name in split_names(names))
+                self.loaded[names] = load_all(names)
             except ConfigError as error:  # a download is tried once
                 self.loaded[names] = error
         if isinstance(found := self.loaded[names], ConfigError):

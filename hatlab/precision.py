@@ -18,11 +18,10 @@ from typing import Any, Final
 import pandas as pd
 import torch
 
-from hatlab import summary, verdicts
+from hatlab import metrics, summary, verdicts
 from hatlab.attention import compensated_gradient, gate, slopes
 from hatlab.comparisons import bca_interval, paired
 from hatlab.config import ConfigError, RunConfig
-from hatlab.metrics import mean_interval
 from hatlab.regularizer import affine
 from hatlab.runs import Run, collect
 
@@ -179,13 +178,7 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     Args:
         table: what `outcomes` returns.
     """
-    rows = []
-    for (schedule, arm), same in table.groupby(["schedule", "arm"], sort=False):
-        row = {"schedule": schedule, "arm": arm, "seeds": len(same)}
-        for name in OUTCOMES:
-            row |= zip((name, f"{name}_low", f"{name}_high"), mean_interval(same[name].tolist()), strict=True)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return metrics.over_seeds(table, ["schedule", "arm"], OUTCOMES)
 
 
 def pairs(table: pd.DataFrame) -> pd.DataFrame:

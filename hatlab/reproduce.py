@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["Job", "NotebookFailed", "plan", "reproduce"]
 
 ENTRY: Final = ("notebook", "parameters", "again", "portable")  # what figures.yaml says of a figure
-# One thread, and the same instructions on all x86 CPUs of the last ten years: the same tables, byte for byte. Networks
-# of some hundred units lose little by it, and large ones most of their speed.
+# One thread, and instructions that all x86 CPUs of the last ten years have: meant to give the same tables, byte for
+# byte. Networks of some hundred units lose little by it, and large ones most of their speed.
 PORTABLE: Final = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",

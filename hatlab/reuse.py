@@ -53,7 +53,7 @@ def weight_reuse(
         for j in range(i + 1, len(masks)):
             both = weights_used(chain, {n: np.minimum(first[n], masks[j][n]) for n in first}, threshold)
             reused = 100 * both / own if own else math.nan
-            expected = 100 * float(per_layer[i] @ shares[j]) / own if own else math.nan
+            expected = 100 * float((per_layer[i] * shares[j]).sum()) / own if own else math.nan
             rows.append((i, j, int(own), reused, expected, reused / expected if expected else math.nan))
     return pd.DataFrame(rows, columns=["task", "later", "weights", *SHARES])
 

@@ -1,4 +1,4 @@
-"""How a network shrinks while it learns one task: size and accuracy, epoch by epoch (section 4.5 of the paper, Fig. 7).
+"""How a network shrinks while it learns one task: size and accuracy, epoch by epoch (Fig. 7).
 
 Masks start open with e ~ U(0, 2) and a regularizer of c = 1.5 closes what is not needed. The size is the share of the
 trunk's weights between units that the task's mask uses, as `capacity` counts them; the accuracy is held against that of
@@ -8,21 +8,20 @@ plain SGD, which has the whole network.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import pandas as pd
 
 from hatlab.config import ConfigError, RunConfig
 from hatlab.metrics import Interval, mean_interval
+from hatlab.paper import COMPRESSION
 from hatlab.runs import Run
 from hatlab.tasks import make_sequence
 from hatlab.verdicts import Verdict, compare, holds
 
 __all__ = ["by_epoch", "by_run", "judge", "single_task", "statement"]
 
-# sec. 4.5: compressed to this share of the original size, in %
-PAPER: Final[Mapping[str, float]] = {"MNIST": 1.0, "CIFAR-100": 21.0}
 PAPER_TRUNK: Final = 6_499_328  # trunk weights of the authors' CNN for images of 32x32 in three channels
 
 
@@ -130,7 +129,7 @@ def _number(interval: Interval, unit: str) -> str:
 
 
 def judge(runs: Sequence[Run], results: pd.DataFrame, tolerance: float) -> list[Verdict]:
-    """Hold the results against section 4.5, for each c: is SGD's accuracy reached, and with which share of the weights?
+    """Hold the results against the paper, for each c: is SGD's accuracy reached, and with which share of the weights?
 
     Args:
         runs: of HAT.
@@ -143,13 +142,14 @@ def judge(runs: Sequence[Run], results: pd.DataFrame, tolerance: float) -> list[
         title = run.manifest["title"]
         why = _not_comparable(run)
         reached = same["smallest_share"].notna()
-        where = f"{title}, c = {c:g} (sec. 4.5, Fig. 7)"
-        claim = f"some epoch is within {tolerance:g} points of SGD's validation accuracy: {where}"
+        where = f"{title}, c = {c:g} (Fig. 7)"
+        points = f"{tolerance:g} point{'s' * (tolerance != 1)}"
+        claim = f"some epoch is within {points} of SGD's validation accuracy: {where}"
         verdicts.append(holds(claim, reached.tolist(), not_comparable=why))
         if reached.any():
             shares = same.loc[reached, "smallest_share"].tolist()
             claim = f"smallest share of the weights of such an epoch: {where}"
-            verdicts.append(compare(claim, shares, PAPER.get(title, math.nan), rounding=0.5, not_comparable=why))
+            verdicts.append(compare(claim, shares, COMPRESSION.get(title, math.nan), rounding=0.5, not_comparable=why))
     return verdicts
 
 

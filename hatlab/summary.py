@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from hatlab import metrics
 from hatlab.config import RunConfig
-from hatlab.metrics import average_accuracy, backward_transfer, mean_interval
+from hatlab.metrics import average_accuracy, backward_transfer
 from hatlab.mixture import is_mixture
 from hatlab.runs import Run, Tables
 
@@ -63,13 +64,9 @@ def by_compressibility(tables: Tables) -> pd.DataFrame:
     usage = tasks.assign(usage=100 * tasks["weights_used"] / tasks["weights"])
     learnt = accuracy.groupby(["run", "after_task"], as_index=False)["accuracy"].mean()
     both = usage.merge(learnt, left_on=["run", "task"], right_on=["run", "after_task"])
-    rows = []
-    for _, same in both.groupby(["c", "task"]):
-        row = {"c": same["c"].iloc[0], "tasks_learnt": same["task"].iloc[0] + 1, "seeds": len(same)}
-        for name, values in (("usage", same["usage"]), ("accuracy", 100 * same["accuracy"])):
-            row |= zip((name, f"{name}_low", f"{name}_high"), mean_interval(values.tolist()), strict=True)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    table = both.assign(tasks_learnt=both["task"] + 1, accuracy=100 * both["accuracy"])
+    table = table.sort_values(["c", "tasks_learnt"], kind="stable")
+    return metrics.over_seeds(table, ["c", "tasks_learnt"], ["usage", "accuracy"])
 
 
 def by_run(runs: Sequence[Run], parameters: Sequence[str]) -> pd.DataFrame:
@@ -99,12 +96,4 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
         table: what `by_run` returns, with `seed` among its parameters.
     """
     names = [name for name in table if name in RunConfig.model_fields and name != "seed"]
-    alike = [same for _, same in table.groupby(names, sort=False, dropna=False)] if names else [table]
-    rows = []
-    for same in alike:
-        row = {"seeds": len(same)}
-        for name in ("accuracy", "usage", "backward_transfer"):
-            row |= zip((name, f"{name}_low", f"{name}_high"), mean_interval(same[name].tolist()), strict=True)
-        rows.append(row)
-    combinations = table.loc[[same.index[0] for same in alike], names].reset_index(drop=True)
-    return pd.concat([combinations, pd.DataFrame(rows)], axis=1)
+    return metrics.over_seeds(table, names, ("accuracy", "usage", "backward_transfer"))

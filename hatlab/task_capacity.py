@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from hatlab.metrics import mean_interval
+from hatlab import metrics
 from hatlab.runs import Tables
 
 __all__ = ["SHARES", "by_task", "over_seeds", "statement"]
@@ -59,13 +59,7 @@ def over_seeds(table: pd.DataFrame, by: Sequence[str] = ("c", "layer", "task")) 
     Args:
         table: what `by_task` returns, of runs that differ in `by` and seed only.
     """
-    rows = []
-    for key, same in table.groupby(list(by), sort=False):
-        row = {**dict(zip(by, key, strict=True)), "seeds": len(same)}
-        for name in SHARES:
-            row |= zip((name, f"{name}_low", f"{name}_high"), mean_interval(same[name].tolist()), strict=True)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return metrics.over_seeds(table, by, SHARES)
 
 
 def statement(table: pd.DataFrame) -> str:

@@ -155,7 +155,7 @@ class Trainer:
         self.steps, self.task, self.within, self.rows = (saved[name] for name in ("steps", "task", "within", "rows"))
         self.anchors = {
             name: (anchor.to(self.device), stiffness.to(self.device))
-            for name, (anchor, stiffness) in saved.get("anchors", {}).items()
+            for name, (anchor, stiffness) in saved["anchors"].items()
         }
         if self.within is not None:
             protected = self.within["protected"]

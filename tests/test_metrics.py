@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from hatlab import metrics
 from hatlab.metrics import accuracy_matrix, average_accuracy, backward_transfer, forgetting_ratio, mean_interval
 
 
@@ -94,3 +95,13 @@ def test_one_value_has_no_interval(value):
     np.testing.assert_array_equal(mean, value)
     assert np.isnan(low).all()
     assert np.isnan(high).all()
+
+
+def test_over_seeds_holds_apart_what_it_is_told_to():
+    table = pd.DataFrame({"c": [1.0, 1.0, None, 1.0], "seed": [0, 1, 0, 2], "x": [1.0, 2.0, 7.0, 6.0]})
+    found = metrics.over_seeds(table, ["c"], ["x"])
+    assert found.columns.tolist() == ["c", "seeds", "x", "x_low", "x_high"]
+    assert found["seeds"].tolist() == [3, 1] and found["x"].tolist() == [3, 7]
+    assert (found["x_low"][0], found["x_high"][0]) == metrics.mean_interval([1, 2, 6])[1:]
+    assert np.isnan(found["c"][1]) and np.isnan(found["x_low"][1])
+    assert metrics.over_seeds(table, [], ["x"])["x"].tolist() == [4]

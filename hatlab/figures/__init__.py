@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hatlab.figures.ablation import cross_ablation, cross_differences
 from hatlab.figures.capacity import capacity_usage, usage_curves
 from hatlab.figures.compression import compression_curve
 from hatlab.figures.forgetting import forgetting, hyperparameters
@@ -16,6 +17,8 @@ __all__ = [
     "active_units",
     "capacity_usage",
     "compression_curve",
+    "cross_ablation",
+    "cross_differences",
     "cumulative_gradients",
     "forgetting",
     "gradient_annealing",

@@ -35,7 +35,7 @@ def forgetting(summary: pd.DataFrame, title: str = "") -> Figure:
 
     0 is as good as joint training, -1 as bad as chance.
     """
-    n_tasks, seeds = int(summary["tasks_learnt"].max()), sorted(summary["seeds"].unique())
+    n_tasks = int(summary["tasks_learnt"].max())
     methods = [name for name in LOOKS if name in set(summary["method"])]
     with styled():
         figure, (ours, paper) = plt.subplots(
@@ -50,8 +50,7 @@ def forgetting(summary: pd.DataFrame, title: str = "") -> Figure:
         ours.set_xlabel("Tasks learnt t")
         ours.set_ylabel("Forgetting ratio ρ≤t")
         ours.legend(frameon=False, loc="lower left")
-        n = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-        what = f"mean of {n} seeds, 95% t interval" if seeds[-1] > 1 else "one seed"
+        what = _seeds(summary)
         ours.set_title(f"{title}\n{what}" if title else what, loc="left")
         _paper(paper, summary, methods, n_tasks)
     return figure
@@ -86,8 +85,6 @@ def hyperparameters(summary: pd.DataFrame, c: float, s_max: float, title: str = 
         c, s_max: what the panels hold fixed.
         title: what was trained on what; the number of seeds is added.
     """
-    seeds = sorted(summary["seeds"].unique())
-    n = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     with styled():
         figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 2.9), layout="constrained", sharey=True)
         for axes, name, label, fixed in (
@@ -104,9 +101,15 @@ def hyperparameters(summary: pd.DataFrame, c: float, s_max: float, title: str = 
             axes.set_xlabel(label)
             axes.set_title(fixed, loc="left")
         panels[0].set_ylabel("Forgetting ratio after the last task")
-        what = f"mean of {n} seeds, 95% t interval" if seeds[-1] > 1 else "one seed"
+        what = _seeds(summary)
         figure.suptitle(f"{title}: {what}" if title else what, x=0.01, ha="left", fontsize=8.5)
     return figure
+
+
+def _seeds(summary: pd.DataFrame) -> str:
+    fewest, most = summary["seeds"].min(), summary["seeds"].max()
+    n = str(most) if fewest == most else f"{fewest} to {most}"
+    return f"mean of {n} seeds, 95% t interval" if most > 1 else "one seed"
 
 
 def _with_intervals(axes: Axes, x: pd.Series, rows: pd.DataFrame, **look: Any) -> None:
