@@ -48,7 +48,7 @@ def forgetting(summary: pd.DataFrame, title: str = "") -> Figure:
             _with_intervals(ours, x, rows, label=METHODS[method], markersize=4, **LOOKS[method])
         ours.set_xticks(range(1, n_tasks + 1))
         ours.set_xlabel("Tasks learnt t")
-        ours.set_ylabel("Forgetting ratio ρ≤t")
+        ours.set_ylabel(r"Forgetting ratio $\rho^{\leq t}$")
         ours.legend(frameon=False, loc="lower left")
         what = _seeds(summary)
         ours.set_title(f"{title}\n{what}" if title else what, loc="left")
@@ -72,7 +72,9 @@ def _paper(axes: Axes, summary: pd.DataFrame, methods: list[str], n_tasks: int) 
     axes.set_xlim(-1.02, 0.1)
     axes.set_xlabel("Forgetting ratio")
     axes.set_title(
-        f"Bars: the paper's Table 1, ρ≤8\n(std of {PAPER_SEEDS} runs); markers: ours, ρ≤{n_tasks}", loc="left"
+        f"Bars: the paper's Table 1, $\\rho^{{\\leq 8}}$\n(std of {PAPER_SEEDS} runs); "
+        f"markers: ours, $\\rho^{{\\leq {n_tasks}}}$",
+        loc="left",
     )
 
 
