@@ -5,8 +5,10 @@ import re
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from hatlab.paths import home
 from hatlab.provenance import checksum
@@ -77,6 +79,27 @@ def test_an_outcome_is_taken_over_without_large_csv_files(outcome, tmp_path):
     assert {path.name for path in target.iterdir()} == {*manifest["artifacts"], "manifest.json"}
     assert set(manifest["artifacts"]) == {"large.parquet", "small.csv", "notebook.ipynb"}
     assert manifest["left_out"] == {"large.csv": checksum(outcome / "large.csv")}
+
+
+def test_a_picture_is_kept_in_256_colours_and_still_says_what_it_shows(outcome, tmp_path):
+    from hatlab import figures
+    from hatlab.artifacts import MANIFEST
+
+    large = outcome / "curves.png"
+    gradients = figures.cumulative_gradients(points=61, steps=20)
+    texts = {"Title": "curves", "Description": "hatlab runs: 0123"}
+    figures.gradient_annealing(gradients).savefig(large, dpi=300, metadata=texts)
+    (outcome / MANIFEST).write_text(json.dumps({"artifacts": {large.name: checksum(large)}}))
+    TOOL["take"](outcome, tmp_path / "target")
+
+    small = tmp_path / "target" / large.name
+    manifest = json.loads((tmp_path / "target" / MANIFEST).read_text())
+    assert manifest["artifacts"] == {large.name: checksum(small)}
+    assert small.stat().st_size < large.stat().st_size / 2
+    with Image.open(large) as before, Image.open(small) as after:
+        assert {name: after.info[name] for name in texts} == texts
+        changes = np.abs(np.asarray(before.convert("RGB"), int) - np.asarray(after.convert("RGB"), int))
+    assert changes.max() < 16  # of 255 levels
 
 
 def test_an_outcome_that_was_altered_is_not_taken_over(outcome, tmp_path):
