@@ -10,14 +10,19 @@ fewer counts as 0; so in the first task, where nothing is used yet, `cross` is h
 
 The cross mode was published in CLArena 1.1.0, in a form that cannot train:
 
++------------------------------------------------------+----------------------------------------------------+
 | as published                                         | here                                               |
-| ---------------------------------------------------- | -------------------------------------------------- |
++======================================================+====================================================+
 | `mask * previous.sum()`: a vector where a loss is    | `(mask * previous).sum()`: a scalar, for layers of |
 | meant, or a shape error where layers differ in width | any widths                                         |
++------------------------------------------------------+----------------------------------------------------+
 | factor (factor R1 + R2) / 2: R1 has the factor twice | factor (R1 + R2) / 2                               |
++------------------------------------------------------+----------------------------------------------------+
 | a plain `0` for a ratio over few units, which has no | a tensor on the mask's device, with a graph, whose |
 | `backward()`                                         | gradient is 0                                      |
++------------------------------------------------------+----------------------------------------------------+
 | `None` for an unknown mode                           | `ValueError` that names it and the modes there are |
++------------------------------------------------------+----------------------------------------------------+
 """
 
 from __future__ import annotations
