@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-DIRECT = [Requirement(line) for line in [*PROJECT["dependencies"], *EXTRAS["notebooks"], *EXTRAS["dev"]]]
+DIRECT = [Requirement(line) for lines in (PROJECT["dependencies"], *EXTRAS.values()) for line in lines]
 SETUP = runpy.run_path(str(ROOT / "tools" / "setup_venv.py"))
 
 PYTHONS = ["3.11", "3.12", "3.13"]
@@ -96,11 +96,11 @@ def test_every_way_to_install_uses_the_lock() -> None:
     python, pip, section = environment["dependencies"]
     assert pip == "pip"
     assert Requirement(python.replace("=", "==") + ".*").specifier.contains("3.12.1")
-    assert section == {"pip": ["--constraint requirements.lock", "--editable .[notebooks,dev]"]}
+    assert section == {"pip": ["--constraint requirements.lock", "--editable .[notebooks,dev,docs]"]}
     assert re.search(r"^LOCK \?= requirements\.lock$", read("Makefile"), re.MULTILINE)
     assert re.search(r"^\s*make test$", read(".ci/run"), re.MULTILINE)
-    assert '"--editable", ".[notebooks,dev]"' in read("tools/setup_venv.py")
-    assert set(EXTRAS) == {"notebooks", "dev"}
+    assert '"--editable", ".[notebooks,dev,docs]"' in read("tools/setup_venv.py")
+    assert set(EXTRAS) == {"notebooks", "dev", "docs"}
 
 
 def test_supported_pythons_are_the_same_everywhere() -> None:
@@ -157,7 +157,7 @@ def test_library_imports_what_it_declares_and_no_jupyter(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: path.name)
 def test_tests_import_what_is_declared(path: Path) -> None:
-    helpers = {file.stem for file in (ROOT / "tests").rglob("*.py")} | {"tests", "benchmarks"}
+    helpers = {file.stem for file in (ROOT / "tests").rglob("*.py")} | {"tests", "benchmarks", "docs"}
     declared = [str(requirement) for requirement in DIRECT]
     assert not undeclared(imports(path, at_import=False) - helpers, declared)
 

@@ -102,7 +102,7 @@ def main():
     updating = begin()
     python = os.path.join(SCRIPTS, "python")
     install = ["uv", "pip", "install", "--python", python] if options.uv else [python, "-m", "pip", "install"]
-    install += ["--editable", ".[notebooks,dev]"]
+    install += ["--editable", ".[notebooks,dev,docs]"]
     # The lock is a set of constraints rather than a list to install: so one lock serves every build of
     # PyTorch (as a list it would bring CUDA's libraries to a CPU build).
     if options.lock:

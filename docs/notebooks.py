@@ -1,0 +1,106 @@
+"""An executed notebook as a page: nothing is run; every figure gets an alternative text, every file a link."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from docs.committed import ROOT, CommittedFigure
+from docs.links import Links
+from hatlab import figures
+
+__all__ = ["in_capitals", "page", "pictures_in_words"]
+
+
+def page(figure: CommittedFigure, links: Links) -> str:
+    """Return the notebook as JSON, with links of the site, a title that names the profile, and its files at the end."""
+    notebook = json.loads(figure.notebook.read_text(encoding="utf-8"))
+    heading, saved, words = figure.title, _saved(figure), pictures_in_words(figure)
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            heading = _last_heading(source) or heading
+            cell["source"] = links.rewrite(source, ROOT / "notebooks", figure.profile)
+        elif any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
+            files = [saved[variable] for variable in _drawn_in(source) if variable in saved]
+            text = words.get(files[-1], "") if files else ""
+            cell["metadata"].setdefault("mystnb", {})["image"] = {"alt": text or f"{figure.title}: {heading}"}
+    first, *rest = notebook["cells"]
+    title, _, prose = "".join(first["source"]).partition("\n")
+    first["source"] = f"{title} · {figure.label}\n\n{_origin(figure)}\n{prose}"
+    notebook["cells"] = [
+        first,
+        *rest,
+        {"id": "files", "cell_type": "markdown", "metadata": {}, "source": _files(figure, links)},
+    ]
+    return json.dumps(notebook)
+
+
+def pictures_in_words(figure: CommittedFigure) -> dict[str, str]:
+    """Return file name without ending -> what the saved figure shows, for those that a function of hatlab draws."""
+    drawn = {variable: function for cell in _code(figure) for variable, function in _drawn_in(cell).items()}
+    return {file: _in_words(file, drawn[variable]) for variable, file in _saved(figure).items() if variable in drawn}
+
+
+def _code(figure: CommittedFigure) -> list[str]:
+    return ["".join(cell["source"]) for cell in figure.cells if cell["cell_type"] == "code"]
+
+
+def _nodes(source: str) -> Iterator[ast.AST]:
+    """Return the syntax tree of a cell, flat; nothing of a cell that is not plain Python, such as one with a magic."""
+    try:
+        return ast.walk(ast.parse(source))
+    except SyntaxError:
+        return iter(())
+
+
+def _saved(figure: CommittedFigure) -> dict[str, str]:
+    """Return variable -> file name without ending, from `figures={"file": variable}`."""
+    found: dict[str, str] = {}
+    for node in (node for source in _code(figure) for node in _nodes(source)):
+        if isinstance(node, ast.keyword) and node.arg == "figures" and isinstance(node.value, ast.Dict):
+            pairs = zip(node.value.keys, node.value.values, strict=True)
+            found |= {v.id: k.value for k, v in pairs if isinstance(k, ast.Constant) and isinstance(v, ast.Name)}
+    return found
+
+
+def _drawn_in(source: str) -> dict[str, str]:
+    """Return variable -> function, from `variable = figures.function(...)`."""
+    found: dict[str, str] = {}
+    for node in _nodes(source):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.Call):
+            called = node.value.func
+            if isinstance(called, ast.Attribute) and getattr(called.value, "id", "") == "figures":
+                found[node.targets[0].id] = called.attr
+    return found
+
+
+def _in_words(file: str, function: str) -> str:
+    """What a figure shows is said once, by the first line of its function: "Draw what is left of the network"."""
+    line = (inspect.getdoc(getattr(figures, function)) or "").partition("\n")[0]
+    return f"{in_capitals(file)}: {re.sub('^Draw,? ', '', line)}"
+
+
+def in_capitals(name: str) -> str:
+    """Return "Capacity by layer" for "capacity_by_layer"; s_max keeps its name."""
+    return name[:1].upper() + name[1:].replace("_", " ").replace("s max", "s_max")
+
+
+def _last_heading(source: str) -> str:
+    headings = re.findall(r"^#+ +(.+)$", source, re.MULTILINE)
+    return str(headings[-1]).replace("`", "").replace("$", "") if headings else ""
+
+
+def _origin(figure: CommittedFigure) -> str:
+    command = f"hatlab reproduce --profile {figure.profile} --only {figure.name}"
+    return f"*The executed notebook as it is committed, made by* `{command}`. *[Its files](#files-of-this-figure).*\n"
+
+
+def _files(figure: CommittedFigure, links: Links) -> str:
+    manifest: dict[str, Any] = figure.manifest
+    lines = "".join(f"- [{path.name}](path:{links.copy(path)})\n" for path in figure.files)
+    return f"## Files of this figure\n\nMade with hatlab {manifest['hatlab']}; `manifest.json` has the rest.\n\n{lines}"
