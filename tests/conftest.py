@@ -6,6 +6,8 @@ import gzip
 import io
 import os
 import pickle
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +28,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 Arrays = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The web site, built once, in a process of its own: Sphinx imports much, and its warnings are its own affair."""
+    out = tmp_path_factory.mktemp("site") / "html"
+    command = [sys.executable, "-m", "docs", "--out", str(out)]
+    built = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return out
 
 
 @pytest.fixture
