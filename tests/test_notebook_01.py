@@ -1,0 +1,69 @@
+"""01_walkthrough.ipynb: it runs, shows what its text says, and its solutions pass its checks."""
+
+import nbformat
+import pandas as pd
+import pytest
+from test_notebooks import execute, n_images
+
+from hatlab.paths import home
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*IPython:DeprecationWarning")
+
+NAME = "01_walkthrough.ipynb"
+SMALL = {"seeds": [0], "cs": [0, 0.75, 2.5], "widths": [100, 100], "max_epochs": 25}
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    return execute(NAME, folder, **SMALL), folder
+
+
+def printed(notebook):
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    return "".join(output.text for output in outputs if output.output_type == "stream")
+
+
+def test_it_shows_what_its_text_says(executed):
+    notebook, folder = executed
+    text = printed(notebook)
+    assert "0 and 1: 100% right after they were learnt, 0% after 2 and 3 were learnt" in text
+    accuracy = pd.read_parquet(folder / "interactive" / "walkthrough" / "accuracy.parquet")
+    last = accuracy[accuracy["after_task"] == 4].groupby("method")["accuracy"].mean()
+    assert last.filter(like="HAT").item() > last.filter(like="SGD").item()  # lines bend down, or are level
+    hat = accuracy[accuracy["method"].str.startswith("HAT")].groupby(["run", "task"])["accuracy"]
+    assert (hat.max() - hat.min()).max() < 0.03
+    assert text.count("authors: tensor([99.0066, 99.9975, 99.9975,  0.0000])") == 1  # an open unit gets nothing
+    assert "original: c R = 0.1875\ncross: c R = 0.2812" in text  # 0.75 / 4, 0.75 * 3 / 8
+
+
+def test_its_solutions_are_right_and_its_pictures_are_there(executed):
+    notebook, folder = executed
+    assert printed(notebook).count("Right: ") == 6
+    assert n_images(notebook) == 11
+    names = {path.stem for path in (folder / "interactive" / "walkthrough").glob("*.png")}
+    assert len(names) == 8 and {path.suffix for path in (folder / "interactive" / "walkthrough").iterdir()} >= {".pdf"}
+
+
+def test_sliders_have_a_picture_for_where_there_is_no_kernel(executed):
+    notebook, _ = executed
+    outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    sliders = [data for data in outputs if "application/vnd.jupyter.widget-view+json" in data]
+    assert len(sliders) == 3 and all("image/png" in data for data in sliders)
+
+
+def test_every_symbol_is_introduced_before_it_is_used_in_code_or_text():
+    """The order of first mentions follows the order of sections."""
+    source = nbformat.read(home() / "notebooks" / NAME, as_version=4)
+    text = "\n".join(cell.source for cell in source.cells if cell.cell_type == "markdown")
+    order = [
+        r"*embedding* $e$",
+        r"*slope* $s$",
+        r"*annealed*",
+        "*cumulative mask*",
+        "*regularizer*",
+        "*compressibility* $c$",
+    ]
+    places = [text.index(name) for name in order]
+    assert places == sorted(places)
+    assert "$c\\," not in text[: text.index(r"*compressibility* $c$") - 60] and "$e" not in text[: places[0]]
