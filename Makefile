@@ -15,7 +15,7 @@ endif
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
   $$python tools/setup_venv.py --check >/dev/null 2>&1 && echo $$python && exit; done; echo python3)
 
-.PHONY: help reproduce test bench lint types lab site lock clean
+.PHONY: help reproduce test bench lint types lab classroom site lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make bench       speed and memory against peers, in about 25 minutes (ARGS='--quick', '--list', '--only NAME')"
 	@echo "make lint        ruff, mypy, and notebooks without outputs"
 	@echo "make lab         open JupyterLab on notebooks/"
+	@echo "make classroom   write the students' and the solved walkthrough into results/classroom/"
 	@echo "make site        build the web site from what is committed into results/site/"
 	@echo "make lock        write requirements.lock (ARGS='--upgrade-package torch==2.15.0' to move a pin)"
 	@echo "make clean       remove .venv, .venv-clarena and caches; results/ and data/ stay"
@@ -50,6 +51,9 @@ types: .venv/.installed
 
 lab: .venv/.installed
 	@$(BIN)/python -m jupyterlab notebooks
+
+classroom: .venv/.installed
+	@$(BIN)/python tools/classroom.py
 
 site: .venv/.installed
 	@$(BIN)/python -m docs $(ARGS)
