@@ -1,8 +1,11 @@
-"""01_walkthrough.ipynb: it runs, shows what its text says, and its solutions pass its checks."""
+"""01_walkthrough.ipynb and what tools/classroom.py makes of it: a version for students, and one with solutions."""
+
+import runpy
 
 import nbformat
 import pandas as pd
 import pytest
+from nbclient import NotebookClient
 from test_notebooks import execute, n_images
 
 from hatlab.paths import home
@@ -10,6 +13,7 @@ from hatlab.paths import home
 pytestmark = pytest.mark.filterwarnings("ignore:.*IPython:DeprecationWarning")
 
 NAME = "01_walkthrough.ipynb"
+TOOL = runpy.run_path(str(home() / "tools" / "classroom.py"), run_name="classroom")
 SMALL = {"seeds": [0], "cs": [0, 0.75, 2.5], "widths": [100, 100], "max_epochs": 25}
 
 
@@ -67,3 +71,50 @@ def test_every_symbol_is_introduced_before_it_is_used_in_code_or_text():
     places = [text.index(name) for name in order]
     assert places == sorted(places)
     assert "$c\\," not in text[: text.index(r"*compressibility* $c$") - 60] and "$e" not in text[: places[0]]
+
+
+# --- the versions for a class -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classroom")
+    written = TOOL["write"](folder)
+    assert [path.name for path in written] == ["01_walkthrough_student.ipynb", "01_walkthrough_solutions.ipynb"]
+    return {path.stem.rpartition("_")[2]: path for path in written}
+
+
+def tags(path):
+    return [tag for cell in nbformat.read(path, as_version=4).cells for tag in cell.metadata.get("tags", [])]
+
+
+def test_each_version_has_what_it_should(versions):
+    source = tags(home() / "notebooks" / "01_walkthrough.ipynb")
+    n = source.count("exercise")
+    assert n == source.count("solution") == source.count("check") == 5
+    student, solutions = tags(versions["student"]), tags(versions["solutions"])
+    assert student.count("exercise") == student.count("raises-exception") == n and "solution" not in student
+    assert solutions.count("solution") == n and "exercise" not in solutions and "raises-exception" not in solutions
+    assert "teacher" not in student + solutions and student.count("parameters") == solutions.count("parameters") == 1
+
+
+def run(path, folder):
+    """As "Run All" does: it goes on after a cell that may raise."""
+    notebook = nbformat.read(path, as_version=4)
+    place = next(k for k, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", []))
+    values = {"results": str(folder), **SMALL}
+    setting = "\n".join(f"{name} = {value!r}" for name, value in values.items())
+    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(setting))
+    return NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+
+
+def test_solutions_pass_and_the_student_version_fails_only_at_the_exercises(versions, executed):
+    solved = run(versions["solutions"], executed[1])
+    assert printed(solved).count("Right: ") == 6
+    open_ = run(versions["student"], executed[1])
+    failed = [cell for cell in open_.cells if any(output.output_type == "error" for output in cell.get("outputs", []))]
+    assert len(failed) == 5 and all("check" in cell.metadata.tags for cell in failed)
+    errors = [output for cell in failed for output in cell.outputs if output.output_type == "error"]
+    assert {error.ename for error in errors} == {"NotYet"}
+    assert all("\n".join(error.traceback).startswith("Not yet. ") for error in errors)
+    assert "Right: " not in printed(open_)

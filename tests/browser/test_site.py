@@ -50,9 +50,9 @@ def test_every_page_loads_and_fits(page: Page, site: Path, address: str, width: 
     page.set_viewport_size({"width": width, "height": 900})
     for path in sorted(site.rglob("*.html")):
         name = path.relative_to(site).as_posix()
+        page.goto(f"{address}/{name}")
         for scheme in SCHEMES:
             page.emulate_media(color_scheme=scheme)
-            page.goto(f"{address}/{name}")
             wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
             if wide > 0:
                 faults.append(f"{name} is wider than the window by {wide} px")
