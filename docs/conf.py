@@ -60,6 +60,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_js_files = [("scrolling.js", {"defer": "defer"})]
 html_copy_source = False
+html_show_copyright = False
 html_show_sourcelink = False
 pygments_style = "github-light-high-contrast"
 pygments_dark_style = "github-dark-high-contrast"
