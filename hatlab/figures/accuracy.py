@@ -7,11 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hatlab.figures.style import WIDTH, styled
+from hatlab.figures.style import MARKERS, WIDTH, styled
 
 __all__ = ["accuracy_of_tasks"]
-
-MARKERS = "osDPXvh^"
 
 
 def accuracy_of_tasks(accuracy: pd.DataFrame, by: str = "method", title: str = "") -> Figure:
@@ -48,7 +46,8 @@ def accuracy_of_tasks(accuracy: pd.DataFrame, by: str = "method", title: str = "
             axes.set_xlabel("Tasks learnt")
         panels[0, 0].set_ylabel("Test accuracy (%)")
         panels[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-        n_runs = rows["run"].nunique()
-        what = f"mean of {n_runs} seeds" if n_runs > 1 else "one seed"
+        seeds = accuracy.groupby(by)["run"].nunique()
+        n = str(seeds.max()) if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+        what = f"mean of {n} seeds" if seeds.max() > 1 else "one seed"
         figure.suptitle(f"{title}\n{what}".strip(), x=0.01, ha="left", fontsize=8.5)
     return figure

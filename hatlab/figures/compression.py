@@ -10,11 +10,10 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hatlab.figures.style import WIDTH, styled
+from hatlab.figures.style import MARKERS, WIDTH, styled
 
 __all__ = ["compression_curve"]
 
-MARKERS = "osDPXvh"
 SEEDS_APART = 4  # with more, a colour for each tells nobody anything
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)  # %
 POINTS_BELOW = 4.0  # percentage points below SGD where the right panel ends

@@ -10,7 +10,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import seaborn as sns
 
-__all__ = ["SEEDS_FOR_INTERVAL", "UNREGULARIZED", "WIDTH", "colors_of", "short", "styled"]
+__all__ = ["MARKERS", "SEEDS_FOR_INTERVAL", "UNREGULARIZED", "WIDTH", "colors_of", "short", "styled"]
 
 WIDTH: Final = 7.1  # inches: the text width of a journal page
 STYLE: Final[Any] = {
@@ -31,6 +31,7 @@ STYLE: Final[Any] = {
 }
 # With fewer seeds than this a t interval says more about t than about the runs.
 SEEDS_FOR_INTERVAL: Final = 5
+MARKERS: Final = "osDPXvh^"
 UNREGULARIZED: Final = "0.45"  # a grey: c = 0 is the control, not a step of the colour scale
 
 

@@ -11,11 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hatlab.figures.capacity import of_seeds, spread
-from hatlab.figures.style import WIDTH, colors_of, short, styled
+from hatlab.figures.style import MARKERS, WIDTH, colors_of, short, styled
 
 __all__ = ["remaining_capacity", "task_shares"]
 
-MARKERS: Final = "osDPXvh^"
 # from the bottom up; told apart by shade and hatching, so in grey print, too
 PARTS: Final[dict[str, dict[str, Any]]] = {
     "reused": {"label": "reused by the task", "color": "#31688e"},
