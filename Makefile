@@ -15,7 +15,7 @@ endif
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
   $$python tools/setup_venv.py --check >/dev/null 2>&1 && echo $$python && exit; done; echo python3)
 
-.PHONY: help reproduce test bench lint types lab classroom site lock clean
+.PHONY: help reproduce test bench lint types lab classroom slides site lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,7 +24,8 @@ help:
 	@echo "make bench       speed and memory against peers, in about 25 minutes (ARGS='--quick', '--list', '--only NAME')"
 	@echo "make lint        ruff, mypy, and notebooks without outputs"
 	@echo "make lab         open JupyterLab on notebooks/"
-	@echo "make classroom   write the students' and the solved walkthrough into results/classroom/"
+	@echo "make classroom   write the students' and the solved walkthrough into results/classroom/ (ARGS='--colab URL')"
+	@echo "make slides      write the walkthrough as slides for a projector into results/slides/"
 	@echo "make site        build the web site from what is committed into results/site/"
 	@echo "make lock        write requirements.lock (ARGS='--upgrade-package torch==2.15.0' to move a pin)"
 	@echo "make clean       remove .venv, .venv-clarena and caches; results/ and data/ stay"
@@ -53,7 +54,10 @@ lab: .venv/.installed
 	@$(BIN)/python -m jupyterlab notebooks
 
 classroom: .venv/.installed
-	@$(BIN)/python tools/classroom.py
+	@$(BIN)/python tools/classroom.py $(ARGS)
+
+slides: .venv/.installed
+	@$(BIN)/python -m docs.slides $(ARGS)
 
 site: .venv/.installed
 	@$(BIN)/python -m docs $(ARGS)

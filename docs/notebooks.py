@@ -13,22 +13,18 @@ from docs.committed import ROOT, CommittedFigure
 from docs.links import Links
 from hatlab import figures
 
-__all__ = ["in_capitals", "page", "pictures_in_words"]
+__all__ = ["alternative_texts", "in_capitals", "page", "pictures_in_words", "saved_files"]
 
 
 def page(figure: CommittedFigure, links: Links) -> str:
     """Return the notebook as JSON, with links of the site, a title that names the profile, and its files at the end."""
     notebook = json.loads(figure.notebook.read_text(encoding="utf-8"))
-    heading, saved, words = figure.title, _saved(figure), pictures_in_words(figure)
-    for cell in notebook["cells"]:
-        source = "".join(cell["source"])
+    texts = alternative_texts(figure)
+    for number, cell in enumerate(notebook["cells"]):
         if cell["cell_type"] == "markdown":
-            heading = _last_heading(source) or heading
-            cell["source"] = links.rewrite(source, ROOT / "notebooks", figure.profile)
-        elif any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
-            files = [saved[variable] for variable in _drawn_in(source) if variable in saved]
-            text = words.get(files[-1], "") if files else ""
-            cell["metadata"].setdefault("mystnb", {})["image"] = {"alt": text or f"{figure.title}: {heading}"}
+            cell["source"] = links.rewrite("".join(cell["source"]), ROOT / "notebooks", figure.profile)
+        elif number in texts:
+            cell["metadata"].setdefault("mystnb", {})["image"] = {"alt": texts[number]}
     first, *rest = notebook["cells"]
     title, _, prose = "".join(first["source"]).partition("\n")
     first["source"] = f"{title} · {figure.label}\n\n{_origin(figure)}\n{prose}"
@@ -38,6 +34,29 @@ def page(figure: CommittedFigure, links: Links) -> str:
         {"id": "files", "cell_type": "markdown", "metadata": {}, "source": _files(figure, links)},
     ]
     return json.dumps(notebook)
+
+
+def alternative_texts(figure: CommittedFigure) -> dict[int, str]:
+    """Return number of a cell with pictures -> what they show: said by the function that drew them, or the heading."""
+    heading, files, words = figure.title, saved_files(figure), pictures_in_words(figure)
+    texts: dict[int, str] = {}
+    for number, cell in enumerate(figure.cells):
+        if cell["cell_type"] == "markdown":
+            heading = _last_heading("".join(cell["source"])) or heading
+        elif any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
+            texts[number] = words.get(files.get(number, ""), "") or f"{figure.title}: {heading}"
+    return texts
+
+
+def saved_files(figure: CommittedFigure) -> dict[int, str]:
+    """Return number of a cell -> file name without ending of the figure that it drew, its last that was saved."""
+    saved, found = _saved(figure), {}
+    for number, cell in enumerate(figure.cells):
+        if cell["cell_type"] == "code":
+            for variable in _drawn_in("".join(cell["source"])):
+                if variable in saved:
+                    found[number] = saved[variable]
+    return found
 
 
 def pictures_in_words(figure: CommittedFigure) -> dict[str, str]:

@@ -40,6 +40,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The walkthrough's slides."""
+    from docs.slides import write  # not above: the other tests need nothing of what it imports
+
+    (path,) = write(tmp_path_factory.mktemp("slides"))
+    return path
+
+
 @pytest.fixture
 def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home and a current folder of the test's own, without data and without HATLAB_DATA."""

@@ -1,11 +1,17 @@
 """01_walkthrough.ipynb and what tools/classroom.py makes of it: a version for students, and one with solutions."""
 
+import os
 import runpy
+import sys
+import tomllib
 
 import nbformat
 import pandas as pd
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from test_notebooks import execute, n_images
 
 from hatlab.paths import home
@@ -96,6 +102,46 @@ def test_each_version_has_what_it_should(versions):
     assert student.count("exercise") == student.count("raises-exception") == n and "solution" not in student
     assert solutions.count("solution") == n and "exercise" not in solutions and "raises-exception" not in solutions
     assert "teacher" not in student + solutions and student.count("parameters") == solutions.count("parameters") == 1
+
+
+def test_the_version_for_colab_is_the_students_and_installs_hatlab_first(tmp_path, versions):
+    url = "https://host.example/name/hatlab"
+    *_, colab = TOOL["write"](tmp_path, url)
+    student, notebook = nbformat.read(versions["student"], as_version=4), nbformat.read(colab, as_version=4)
+    assert notebook.cells[:1] + notebook.cells[2:] == student.cells
+    source = notebook.cells[1].source
+    compile(TransformerManager().transform_cell(source), "cell", "exec")
+    requirement = Requirement(source.split('"')[-2])
+    assert (requirement.name, requirement.extras, requirement.url) == ("hatlab", {"notebooks"}, f"git+{url}")
+    kernel = {"get_ipython": lambda: pytest.fail("hatlab is there, and is installed again")}
+    exec(TransformerManager().transform_cell(source), kernel)
+
+
+@pytest.mark.parametrize("url", ["", "name/hatlab", "file:///somewhere", 'https://host.example/"; rm -r x'])
+def test_what_colab_cannot_install_from_is_refused(url, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["classroom.py", "--colab", url])
+    with pytest.raises(SystemExit, match="2"):
+        TOOL["main"]()
+    refusal = capsys.readouterr().err
+    assert repr(url) in refusal and "https://" in refusal
+
+
+def test_the_tool_says_what_it_wrote(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["classroom.py", str(tmp_path)])
+    TOOL["main"]()
+    assert capsys.readouterr().out.split() == [str(path) for path in sorted(tmp_path.iterdir(), reverse=True)]
+
+
+def test_binder_installs_what_is_pinned_and_writes_the_versions():
+    """The image is built elsewhere; what it is told has to name files that are here."""
+    lines = (home() / ".binder" / "postBuild").read_text(encoding="utf-8")
+    assert os.access(home() / ".binder" / "postBuild", os.X_OK)
+    for name in ("requirements.lock", "tools/classroom.py"):
+        assert name in lines and (home() / name).is_file()
+    python = (home() / ".binder" / "runtime.txt").read_text(encoding="utf-8").strip().removeprefix("python-")
+    project = tomllib.loads((home() / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert SpecifierSet(project["requires-python"]).contains(f"{python}.0")
+    assert "notebooks" in project["optional-dependencies"]
 
 
 def run(path, folder):
