@@ -20,7 +20,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 
 help:
 	@echo "make reproduce   rerun the figures of notebooks/figures.yaml into results/ (PROFILE=quick)"
-	@echo "make test        run the tests (ARGS='-k capacity' to choose)"
+	@echo "make test        run the tests, a file at a time on each core (ARGS='-k capacity' to choose)"
 	@echo "make bench       speed and memory against peers, in about 25 minutes (ARGS='--quick', '--list', '--only NAME')"
 	@echo "make lint        ruff, mypy, and notebooks without outputs"
 	@echo "make lab         open JupyterLab on notebooks/"
@@ -37,7 +37,7 @@ reproduce: .venv/.installed
 	@$(BIN)/hatlab reproduce --profile $(PROFILE) $(ARGS)
 
 test: .venv/.installed
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 bench: .venv/.installed
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -169,6 +169,12 @@ class RunConfig(BaseModel):
         """[2] and 2 mean the same run, and must have one name."""
         return value[0] if isinstance(value, tuple) and len(value) == 1 else value
 
+    @field_validator("widths")
+    @classmethod
+    def _belong_to_the_mlp(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        """The CNN's layers are the authors': with whatever widths it is the same run, and must have one name."""
+        return (2000, 2000) if info.data.get("network") == "cnn" else value
+
     @field_validator("lr_min")
     @classmethod
     def _leaves_an_epoch(cls, value: float, info: ValidationInfo) -> float:

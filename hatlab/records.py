@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from hatlab.config import RunConfig
-from hatlab.files import atomic, write_json, write_table
+from hatlab.files import atomic, remove_leftovers, write_json, write_table
 from hatlab.provenance import checksum
 
 __all__ = ["Record", "RecordError"]
@@ -102,6 +102,7 @@ class Record:
 
     def started(self, session: Mapping[str, Any], **facts: Any) -> None:
         """Note that a process has started, or gone on with, the run; `facts` are about the run as a whole."""
+        remove_leftovers(self.folder)
         self.manifest |= {
             "run_id": self.config.run_id,
             "config": self.config.model_dump(mode="json"),

@@ -129,7 +129,7 @@ WRONG_TYPE = [
     ("validation", True),
 ]
 
-FLOATS = [name for name in FIELDS if isinstance(RunConfig.model_fields[name].default, float)]
+FLOATS = sorted(name for name in FIELDS if isinstance(RunConfig.model_fields[name].default, float))
 
 
 def refused(**values):
@@ -377,3 +377,9 @@ def test_a_parameter_called_self_is_unknown_like_any_other():
                  lambda: RunConfig().grid(**{"self": [1]})):  # fmt: skip
         with pytest.raises(ConfigError, match="unknown parameter 'self'"):
             call()
+
+
+def test_the_cnn_has_one_name_whatever_the_widths_of_the_mlp():
+    cnn = RunConfig(network="cnn")
+    assert RunConfig(network="cnn", widths=(200, 200)).run_id == cnn.run_id == cnn.replace(widths=(5,)).run_id
+    assert RunConfig(widths=(200, 200)).run_id != RunConfig().run_id

@@ -6,7 +6,7 @@ import stat
 import pandas as pd
 import pytest
 
-from hatlab.files import atomic, write_json, write_table
+from hatlab.files import atomic, remove_leftovers, write_json, write_table
 
 TABLE = pd.DataFrame({"run": ["a", "a"], "value": [1.5, float("nan")]})
 
@@ -19,6 +19,21 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
         raise KeyboardInterrupt
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_a_killed_process_leaves_is_removed_and_nothing_else(tmp_path):
+    left = []
+    for name in ("t.parquet", "a.b.csv", "noending"):
+        with atomic(tmp_path / name) as temporary:
+            temporary.write_text("half")
+            left.append(temporary)
+    for temporary in left:
+        temporary.write_text("half")
+    kept = {"t.parquet", "a.b.csv", "noending", ".hidden", ".lock.json"}
+    for name in kept:
+        (tmp_path / name).write_text("whole")
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")

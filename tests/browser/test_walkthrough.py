@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import socket
 import subprocess
@@ -74,9 +75,14 @@ def run_all(page: Page, address: str) -> None:
     """Open a notebook as a student does, and return when its last cell has printed where the outcome is."""
     page.set_viewport_size({"width": 1400, "height": 1000})
     page.goto(address)
-    expect(page.locator(".jp-NotebookPanel-toolbar")).to_contain_text("Python 3", timeout=PATIENCE)
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    expect(page.locator("#jp-main-statusbar")).to_contain_text("Python 3 (ipykernel) | Idle", timeout=PATIENCE)
+    started = page.locator(".jp-InputPrompt", has_text=re.compile(r"\[(\*|\d+)\]:"))
+    for _ in range(10):  # JupyterLab drops cells that are run while it still connects to the kernel
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        page.wait_for_timeout(3000)
+        if started.count():
+            break
     expect(page.locator(".jp-OutputArea-output", has_text="saved in")).to_have_count(1, timeout=PATIENCE)
 
 
