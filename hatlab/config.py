@@ -173,7 +173,7 @@ class RunConfig(BaseModel):
     @classmethod
     def _belong_to_the_mlp(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
         """The CNN's layers are the authors': with whatever widths it is the same run, and must have one name."""
-        return (2000, 2000) if info.data.get("network") == "cnn" else value
+        return cls.model_fields["widths"].default if info.data.get("network") == "cnn" else value
 
     @field_validator("lr_min")
     @classmethod

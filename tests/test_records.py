@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hatlab.config import RunConfig
+from hatlab.files import atomic
 from hatlab.records import Record, RecordError
 
 CONFIG = RunConfig(seed=7)
@@ -35,6 +36,17 @@ def test_a_finished_record_is_read_back(tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == [
         "capacity.csv", "capacity.parquet", "checkpoint.pt", "manifest.json",
     ]  # fmt: skip
+
+
+def test_who_goes_on_removes_what_a_killed_process_left(tmp_path):
+    record = Record(CONFIG, tmp_path)
+    record.prepare()
+    with atomic(record.folder / "capacity.csv") as temporary:
+        temporary.write_text("half")
+    temporary.write_text("half")  # as after kill -9
+    (record.folder / "capacity.csv").unlink()
+    record.started({"device": "cpu"})
+    assert [path.name for path in record.folder.iterdir()] == ["manifest.json"]
 
 
 def test_a_new_record_has_nothing_and_leaves_nothing(tmp_path):
