@@ -23,7 +23,7 @@ from hatlab.networks import HATNetwork
 from hatlab.noise import Noise
 from hatlab.progress import Progress
 from hatlab.regularizer import affine
-from hatlab.step import Batch, Hyper, Past, State, step
+from hatlab.step import Batch, Hyper, Past, State, aligned, step
 from hatlab.training import Trainer, TrainingDiverged
 
 __all__ = ["SHARED", "Group"]
@@ -32,7 +32,7 @@ WHOLE_VECTORS: Final = 64  # numbers; a multiple of what any CPU works on at onc
 
 # What runs must have in common to share a step.
 SHARED = (
-    "dataset", "sequence", "classes_per_task", "class_groups", "validation", "network", "widths", "dropout",
+    "dataset", "sequence", "classes_per_task", "class_groups", "n_tasks", "validation", "network", "widths", "dropout",
     "batch_size", "method", "compensation", "gate_precision", "embedding_clamp", "cosh_clamp",
 )  # fmt: skip
 
@@ -127,7 +127,7 @@ class _Stack:
         trunk = self._trunk()
         linear = [f"trunk.{name}.weight" for name, layer in self.network.trunk.items() if isinstance(layer, nn.Linear)]
         self.state = State(
-            {**trunk, "head.weight": self._empty(classes, inputs), "head.bias": self._empty(classes)},
+            {**trunk, "head.weight": self._empty(*aligned((classes, inputs))), "head.bias": self._empty(classes)},
             self._empty(units, dtype=self.network.gates.dtype),
             {name: torch.empty_like(trunk[name]) for name in linear if self.device.type == "cpu"},
         )
@@ -136,9 +136,12 @@ class _Stack:
         same = (config.embedding_clamp, config.cosh_clamp, config.compensation)
         self.hyper = Hyper(self._empty(), s_max, self._empty(), *same)
         shapes = {name: factor.shape for trainer in trainers for name, factor in trainer.movable.items()}
-        movable = {name: self._empty(*shape) for name, shape in shapes.items()}
+        # a factor of one column is that of all columns
+        movable = {
+            n: self._empty(*(shape if shape[-1] == 1 else aligned(shape))).fill_(1) for n, shape in shapes.items()
+        }
         held = {name: anchor.shape for trainer in trainers for name, (anchor, _) in trainer.anchors.items()}
-        anchors = ({name: self._empty(*shape) for name, shape in held.items()} for _ in range(2))
+        anchors = ({name: self._empty(*aligned(shape)) for name, shape in held.items()} for _ in range(2))
         self.past = Past(self._empty(units), self._empty(), self._empty(units), movable, *anchors)
         self.noise = Noise(
             [(self.size, *shape) for shape in self.network.dropout_shapes], self.network.dropout, self.device
@@ -174,12 +177,13 @@ class _Stack:
         for name in networks[0]:
             if name.startswith("trunk."):
                 mine = [network[name] for network in networks]
-                if len(mine) == 1:
+                shape = aligned(mine[0].shape)
+                if len(mine) == 1 and shape == mine[0].shape:
                     stacked[name] = mine[0].detach()[None]
                     continue
-                stacked[name] = torch.stack([p.detach() for p in mine])
+                stacked[name] = self._empty(*shape)
                 for p, row in zip(mine, stacked[name], strict=True):
-                    p.data = row
+                    p.data = row[..., : p.shape[-1]].copy_(p.detach())
         return stacked
 
     def _rows(self, trainers: Sequence[Trainer]) -> list[tuple[int, Trainer]]:
@@ -197,40 +201,39 @@ class _Stack:
             self._tasks[row] = trainer.task
             for name in ("s_max", "grad_clip"):
                 getattr(self.hyper, name)[row] = getattr(config, name)
-            trained = trainer.trained()
-            classes = len(trained[f"heads.{trainer.task}.bias"])
+            classes = len(trainer.sequence.tasks[trainer.task].classes)
             # a class that the task has not got has a logit of minus infinity, and never a gradient
             self.state.parameters["head.bias"][row, classes:] = -torch.inf
-            for name, target in self._own(row, trainer).items():
-                target.copy_(trained[name])
+            for held, own in self._own(row, trainer):
+                held.copy_(own)
             coefficient, offset = affine(trainer.cumulative, config.mode, min_units=config.min_units)
             self.past.coefficient[row, : self.units], self.past.offset[row] = coefficient, offset
             self.past.pull[row, : self.units], _ = affine(trainer.cumulative, config.mode, config.c, config.min_units)
-            for name, factor in self.past.movable.items():
-                factor[row] = trainer.movable.get(name, 1.0)
-            for name, anchor in self.past.anchor.items():
-                anchor[row], self.past.stiffness[name][row] = trainer.anchors.get(name, (0.0, 0.0))
+            for name, factor in trainer.movable.items():
+                self.past.movable[name][row, ..., : factor.shape[-1]] = factor
+            for name, pair in trainer.anchors.items():
+                for part, value in zip((self.past.anchor[name], self.past.stiffness[name]), pair, strict=True):
+                    part[row, ..., : value.shape[-1]] = value
             split = trainer.split.train
             self.scale[row, 0], self.shift[row, 0] = split.scale, split.shift
             if self.pixels is not None and split.pixels is not None:
                 self.pixels[row, 0] = split.pixels
 
-    def _own(self, row: int, trainer: Trainer) -> dict[str, Tensor]:
-        """The rows of what only the current task of one run trains, under their names in its network."""
-        head = f"heads.{trainer.task}"
-        classes = len(trainer.sequence.tasks[trainer.task].classes)
-        return {
-            f"{head}.weight": self.state.parameters["head.weight"][row, :classes],
-            f"{head}.bias": self.state.parameters["head.bias"][row, :classes],
-            "gates": self.state.e[row, : self.units],
-        }
+    def _own(self, row: int, trainer: Trainer) -> list[tuple[Tensor, Tensor]]:
+        """What only the current task of one run trains: here, and in its network."""
+        here, there, head = self.state.parameters, trainer.trained(), f"heads.{trainer.task}"
+        classes, inputs = there[f"{head}.weight"].shape
+        return [
+            (here["head.weight"][row, :classes, :inputs], there[f"{head}.weight"]),
+            (here["head.bias"][row, :classes], there[f"{head}.bias"]),
+            (self.state.e[row, : self.units], there["gates"]),
+        ]
 
     def _store(self, trainers: Sequence[Trainer]) -> None:
         """Copy that back, and count the steps."""
         for row, trainer in self._rows(trainers):
-            trained = trainer.trained()
-            for name, value in self._own(row, trainer).items():
-                trained[name].copy_(value)
+            for held, own in self._own(row, trainer):
+                own.copy_(held)
             trainer.steps += _steps(trainer)
 
     def _plan(self, trainers: Sequence[Trainer]) -> dict[str, Tensor]:

@@ -7,9 +7,9 @@ authors' code: forward, loss, backward, gradient masks, compensation, clipping, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +18,25 @@ from torch import Tensor, nn
 from hatlab.attention import compensated_gradient, gate
 from hatlab.networks import HATNetwork
 
-__all__ = ["Batch", "Hyper", "Past", "State", "forward", "step"]
+__all__ = ["Batch", "Hyper", "Past", "State", "aligned", "forward", "step"]
+
+ALIGNED: Final = 4  # numbers of float32
+
+
+def aligned(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape in which a parameter of this shape is held: a linear layer's weight has rows of whole 16 bytes.
+
+    A CPU's products round otherwise where rows are not aligned, and then a run's bits depend on its place among others.
+    """
+    return (shape[0], -(-shape[1] // ALIGNED) * ALIGNED) if len(shape) == 2 else tuple(shape)
 
 
 class State(NamedTuple):
     """What a step changes.
 
     Attributes:
-        parameters: the trunk's by their name in the network, "head.weight" and "head.bias": (R, ...).
+        parameters: the trunk's by their name in the network, "head.weight" and "head.bias": (R, ...). A linear
+            layer's weight may have more columns than the layer has inputs, see `aligned`: they are 0 and stay so.
         e: (R, units), the embedding of the task that each run is at. Here and below units are those of all layers, and
             may be more: what follows them is padding, and stays 0.
         room: where the gradients of linear layers go, by the name and in the shape of their weights; those without an
@@ -132,7 +143,10 @@ class _Linear(torch.autograd.Function):
         return of_x, torch.bmm(gradient.mT, x, out=ctx.room), of_bias, None
 
 
-_linear: Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor] = _Linear.apply
+def _linear(h: Tensor, weight: Tensor, bias: Tensor | None, room: Tensor | None = None) -> Tensor:
+    padding = weight.shape[2] - h.shape[2]
+    out: Tensor = _Linear.apply(F.pad(h, (0, padding)) if padding else h, weight, bias, room)
+    return out
 
 
 def forward(
@@ -164,7 +178,7 @@ def forward(
             h = _times(F.relu(convolve(h, weight, bias, layer)), factor)
             pooled = F.max_pool2d(h.flatten(0, 1), 2)
             h = pooled.reshape(*h.shape[:2], *pooled.shape[1:]) * masks[name][:, None, :, None, None]
-    return _linear(h, parameters["head.weight"], parameters["head.bias"], None)
+    return _linear(h, parameters["head.weight"], parameters["head.bias"])
 
 
 def step(network: HATNetwork, state: State, batch: Batch, hyper: Hyper, past: Past) -> Tensor:
