@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import tempfile
@@ -228,7 +229,8 @@ def _parameterized(notebook: Notebook, parameters: Mapping[str, Any]) -> Noteboo
             cell.outputs, cell.execution_count = [], None
     if parameters:
         content = parameterize_notebook(content, dict(parameters), kernel_name="python3", language="python")
-        content.metadata.papermill["parameters"] = _without_nan(dict(parameters))  # JSON has no NaN
+        as_json = json.dumps(dict(parameters))
+        content.metadata.papermill["parameters"] = json.loads(as_json, parse_constant=str)  # NaN is no JSON
     return content
 
 
@@ -343,11 +345,3 @@ def _size(content: Any) -> int:
     if isinstance(content, list):
         return sum(_size(value) for value in content)
     return len(content) if isinstance(content, str) else 8
-
-
-def _without_nan(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {name: _without_nan(value) for name, value in data.items()}
-    if isinstance(data, list):
-        return [_without_nan(item) for item in data]
-    return str(data) if isinstance(data, float) and (data != data or abs(data) == float("inf")) else data
