@@ -321,27 +321,3 @@ def test_what_a_captured_step_is_given_makes_the_same_runs(monkeypatch):
         assert trainer.finished
         assert distance(alone, trainer) <= 1e-5
         assert [row[:3] for row in alone.rows["tasks"]] == [row[:3] for row in trainer.rows["tasks"]]
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("network", ["mlp", "cnn"])
-def test_captured_steps_are_the_eager_ones(tmp_path, network):
-    base = SMALL
-    if network == "cnn":
-        base = RunConfig(
-            dataset=f"npz:{images_of_size(tmp_path, 28, classes=4)}", network="cnn", batch_size=16, max_epochs=2,
-            validation=0.2,
-        )  # fmt: skip
-    device = torch.device("cuda")
-    results = []
-    for capture in (True, False):
-        sequences = [make_sequence(config) for config in varied(base, 4)]
-        images = Images.of(sequences[0].datasets, device)
-        trainers = [Trainer(c, s, images) for c, s in zip(varied(base, 4), sequences, strict=True)]
-        group = Group(trainers, capture)
-        with torch_settings(trainers[0].network, base.batch_size, 4, device):
-            group.train_epoch()
-        results.append(trainers)
-    for a, b in zip(*results, strict=True):
-        assert a.steps == b.steps
-        assert distance(a, b) <= 1e-5

