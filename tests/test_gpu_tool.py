@@ -158,6 +158,9 @@ def test_what_ended_well_over_the_same_code_is_not_done_again(tmp_path, monkeypa
     again = gpu.Report(tmp_path / "out", "cpu")
     again.once("part", ["part"], ["benchmarks"], seconds)
     assert ("part: ended well before" in capsys.readouterr().out) is (ended == "well")
+    assert "begun" in (tmp_path / "out" / "part.txt").read_text()
+    if seconds == 2:  # it was asked first
+        assert "KeyboardInterrupt" in (tmp_path / "out" / "part.txt").read_text()
     monkeypatch.setattr(gpu, "code_of", lambda sources: "other code")
     again.once("part", ["part"], ["benchmarks"], seconds)
     assert "ended well before" not in capsys.readouterr().out

@@ -15,10 +15,13 @@ call goes on: what has passed with the same code is not done again, and runs are
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -48,6 +51,7 @@ from hatlab.values import read_yaml
 # Shares of the time at whose end tests and benchmarks have to be through.
 TESTS, BENCHMARKS = 0.3, 0.6
 ROWS: Final = ("gpu_sweep_80", "gpu_cnn_step")
+PATIENCE: Final = 10  # seconds that an interrupted program may take to end
 QUICK: Final = 20  # minutes; with less, rows are measured with fewer runs
 PARAMETERS: Final = ("dataset", "network", "widths", "method", "c", "mode", "s_max", "seed")
 FIRST: Final = ("capacity_usage", "cross_ablation")  # figures whose names begin so
@@ -94,13 +98,17 @@ class Report:
         print(f"{part}: {' '.join(command)}", flush=True)
         begun = time.monotonic()
         with (self.folder / f"{part}.txt").open("w", encoding="utf-8") as output:
-            try:
-                returned = subprocess.run(
-                    [sys.executable, "-m", *command], stdout=output, stderr=output, cwd=home(), timeout=max(1, seconds)
-                ).returncode
-                ended = "well" if returned == 0 else f"with exit code {returned}"
-            except subprocess.TimeoutExpired:
-                ended = f"out of time after {seconds:.0f} s"
+            program = [sys.executable, "-m", *command]
+            with subprocess.Popen(program, stdout=output, stderr=output, cwd=home()) as process:
+                try:
+                    returned = process.wait(max(1, seconds))
+                    ended = "well" if returned == 0 else f"with exit code {returned}"
+                except subprocess.TimeoutExpired:
+                    ended = f"out of time after {seconds:.0f} s"
+                    stop(process)
+                except BaseException:
+                    stop(process)
+                    raise
         took = round(time.monotonic() - begun, 1)
         done[part] = {"command": list(command), "code": code, "ended": ended, "when": now(), "seconds": took}
         self.write()
@@ -163,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = Report((options.out or results / "gpu") / re.sub(r"[^a-z0-9]+", "-", name.lower()), options.device)
     try:
         left = end - time.monotonic()
-        test = ["pytest", "tests/gpu", "-W", "default", "-p", "no:cacheprovider", "--tb=short"]
+        test = ["pytest", "tests/gpu", "-v", "-W", "default", "-p", "no:cacheprovider", "--tb=short"]
         report.once("tests", test, ["hatlab", "tests/gpu"], TESTS * left)
         quick = ["--quick"] if options.minutes < QUICK else []
         for row in ROWS:
@@ -201,13 +209,13 @@ def runs_of(path: Path, given: Mapping[str, Any]) -> list[RunConfig]:
     notebook = Notebook(path, path.read_text(encoding="utf-8"))
     scope = {name: parameter.default for name, parameter in notebook.parameters.items()} | notebook.check(given)
 
-    def stop(configs: Sequence[RunConfig], **_: Any) -> None:
+    def catch(configs: Sequence[RunConfig], **_: Any) -> None:
         raise Planned(list(configs))
 
     display = types.ModuleType("IPython.display")
     display.Markdown = display.display = str  # type: ignore[attr-defined]
     shown = {"IPython": types.ModuleType("IPython"), "IPython.display": display}
-    with mock.patch.object(hatlab, "sweep", stop), mock.patch.dict(sys.modules, shown):
+    with mock.patch.object(hatlab, "sweep", catch), mock.patch.dict(sys.modules, shown):
         try:
             for cell in notebook.cells:
                 if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", []):
@@ -248,6 +256,15 @@ def train(
                 report.take(plans, results)
         except DatasetError as error:
             print(f"{figure}: left out. {error}", flush=True)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt a program, so that it tells what it found until then; kill it if that takes long."""
+    if os.name == "posix":
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE)
+    process.kill()
 
 
 def code_of(sources: Iterable[str]) -> str:
