@@ -13,6 +13,7 @@ and has its checksum. Who runs it holds its lock; a lock is let go of by the ope
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -103,7 +104,7 @@ class NotebookRun:
     hatlab: str
     data: dict[str, str]
 
-    @property
+    @functools.cached_property
     def run_id(self) -> str:
         """First 12 hexadecimal digits of the SHA-256 of notebook, all parameters, version of hatlab and data."""
         content = json.dumps([self.notebook, self.source, self.values, self.hatlab, self.data], sort_keys=True)

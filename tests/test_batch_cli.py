@@ -1,8 +1,11 @@
 import json
 import os
+import subprocess
 
 import pytest
 from click.testing import CliRunner
+from dead_streams import KINDS, dying
+from faults import HATLAB, ROOT
 from notebooks_for_tests import TABLE, walk, write
 
 from hatlab import batches
@@ -107,6 +110,22 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
     done = invoke("batch", walk(tmp_path), "--scheduler", "tcp://127.0.0.1:9", "--results", tmp_path)
     assert done.exit_code == 1 and "no scheduler answers at tcp://127.0.0.1:9" in done.stderr
     assert [status.state for status in batches.find(tmp_path).statuses().values()] == ["queued"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_whose_output_goes_nowhere_comes_to_its_end(tmp_path, kind):
+    """The first run fails, so there is something to tell when the stream is dead."""
+    notebook = write(tmp_path / "n.ipynb", f"assert i\n{TABLE}", parameters="i: int = 0  # the run", place=True)
+    arguments = ["batch", str(notebook), "-p", "i=0..2", "--workers", "1", "--results", str(tmp_path)]
+    stream, others = dying(kind)
+    process = subprocess.Popen([*HATLAB, *arguments], stdout=stream, stderr=stream, start_new_session=True, cwd=ROOT)
+    os.close(stream)
+    for other in others:
+        assert os.read(other, 1)  # as `head` does, and a terminal that is closed after a while
+        os.close(other)
+    assert process.wait(timeout=300) == 1
+    found = batches.find(tmp_path)
+    assert [status.state for status in found.statuses().values()] == ["failed", "done", "done"]
 
 
 @pytest.mark.parametrize("command", ["status", "collect"])

@@ -53,11 +53,11 @@ def test_many_failures_do_not_fill_the_log(tmp_path):
         shown.start(batch, planned(batch, *["queued"] * 30))
         for run in batch.runs:
             shown.ended(run, Status("failed", reason="no"))
-    assert stream.getvalue().count(": failed: no") == batch_view.MOST_PROBLEMS
+    assert stream.getvalue().count(": failed: no") == batch_view.MOST_TOLD
     assert stream.getvalue().count("hatlab status night has them all") == 1
 
 
-def test_a_terminal_shows_what_runs_and_the_time_left(tmp_path):
+def test_a_terminal_shows_what_runs_and_the_time_left(tmp_path, monkeypatch):
     batch = made(tmp_path)
     shown = Display(io.StringIO())
     shown.start(batch, planned(batch, "done", "queued", "queued"))
@@ -66,8 +66,9 @@ def test_a_terminal_shows_what_runs_and_the_time_left(tmp_path):
     entry.describe(batch.runs[1])
     started = (datetime.now(UTC) - timedelta(seconds=40.2)).isoformat()
     entry.write(Status("running", started=started, cell=2, n_cells=5))
-    shown._look()
-    text = shown._line().plain
+    monkeypatch.setattr(batch_view, "QUIET_SECONDS", -1)
+    shown.tick()
+    text = shown._lines().plain
     assert text.splitlines() == [
         "1 of 3 done, 1 running, 1 queued, about 2 min 40 s left",
         f"  {batch.runs[1].run_id} c=0.25  cell 2/5  40 s",
@@ -136,14 +137,17 @@ def test_a_terminal_shows_the_training_inside_a_notebook(tmp_path, monkeypatch):
     with Display(Terminal()) as shown:
         shown.start(batch, planned(batch, "queued"))
         path = Path(shown.environment(run)[PROGRESS_FILE])
-        shown.statuses[run.run_id] = Status("running", started=datetime.now(UTC).isoformat(), cell=2, n_cells=5)
-        assert shown._line().plain.splitlines()[1].endswith("  cell 2/5  0.0 s")
+        batch.entry(run).describe(run)
+        batch.entry(run).write(Status("running", started=datetime.now(UTC).isoformat(), cell=2, n_cells=5))
+        monkeypatch.setattr(batch_view, "LIVE_SECONDS", -1)
+        shown.tick()
+        assert shown._lines().plain.splitlines()[1].endswith("  cell 2/5  0.0 s")
         told = FileProgress(path)
         told.sweep_started(3)
         told.run_started("a", "digits", 5, 40, 0)
         told.epoch_done("a", 0, 0, 0.9, 0.5)
         told.task_done("a", 0, 7, 0.9, 0.5)
-        assert "  3 runs: 1 of 15 tasks, about " in shown._line().plain
+        assert "  3 runs: 1 of 15 tasks, about " in shown._lines().plain
     assert not path.parent.exists()
 
 
