@@ -18,7 +18,7 @@ __all__ = ["Tolerant", "guard_standard_streams", "tell_lost_output"]
 
 
 class Tolerant(io.TextIOBase):
-    """Writes to any text stream and drops what it does not take. None, as Python has it for a closed one, takes nothing."""
+    """Writes to any text stream and drops what it does not take. None, Python's for a closed one, takes nothing."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
@@ -81,7 +81,7 @@ def guard_standard_streams() -> None:
         new = _Raw(number, "w", closefd=False)
         errors = getattr(old, "errors", "strict")
         text = io.TextIOWrapper(
-            io.BufferedWriter(new) if buffered else new,  # type: ignore[arg-type]
+            io.BufferedWriter(new) if buffered else new,
             encoding=getattr(old, "encoding", "utf-8"),
             errors="backslashreplace" if errors == "strict" else errors,
             line_buffering=getattr(old, "line_buffering", True),
