@@ -248,9 +248,8 @@ def test_of_an_error_message_of_any_size_a_line_is_shown(tmp_path):
 
 def test_what_a_done_run_has_to_say_is_told(tmp_path):
     batch, stream = made(tmp_path, 2), io.StringIO()
-    statuses = {
-        run.run_id: Status("done", seconds=1, reason=why) for run, why in zip(batch.runs, ("left no table", ""))
-    }
+    said = [Status("done", seconds=1, reason="left no table"), Status("done", seconds=1)]
+    statuses = {run.run_id: status for run, status in zip(batch.runs, said, strict=True)}
     with Display(stream) as shown:
         shown.start(batch, planned(batch, "queued", "queued"))
         for run in batch.runs:
