@@ -29,9 +29,11 @@ PAUSE_SECONDS: Final = 5.0  # nothing runs for a moment between two runs
 
 
 def end_at_sigterm() -> None:
-    """Have what batch systems and `kill` send end a batch as Ctrl-C does."""
+    """Have what batch systems, `kill` and a terminal that is closed send end a batch as Ctrl-C does."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
+            signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def _lists(ctx: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, list[Any]]:
@@ -87,9 +89,6 @@ def _amounts(ctx: click.Context, option: click.Parameter, texts: Sequence[str]) 
 )
 @click.option("--timeout", type=float, metavar="S", help="End a run that takes longer, in seconds.")
 @click.option("--memory", metavar="SIZE", help="End a run that holds more, as in 4GB.  [default: a fair share]")
-@click.option(
-    "--dashboard", default="127.0.0.1:0", show_default=True, metavar="HOST:PORT", help="Where Dask's dashboard listens."
-)
 @click.option("--dry-run", is_flag=True, help="Only say what would be run, what is done, and how long it may take.")
 @results_option
 def batch(

@@ -16,12 +16,12 @@ from pydantic import TypeAdapter
 
 from hatlab import grids
 from hatlab.config import ConfigError, RunConfig, nearest
-from hatlab.files import write_json
+from hatlab.files import atomic, write_json
 from hatlab.grids import Point
-from hatlab.kernels import RUN
 from hatlab.ledger import Entry, NotebookRun, Status, entries, now
 from hatlab.notebook import Notebook
 from hatlab.paths import results_root
+from hatlab.processes import RUN
 from hatlab.provenance import library_version
 
 __all__ = ["Batch", "Planned", "find", "names", "plan", "runs_of"]
@@ -96,10 +96,18 @@ class Batch:
         """Whether all runs are done, now."""
         return all(self.entry(run).status().state == "done" for run in self.runs)
 
-    def save(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def save(self, notebooks: Iterable[Notebook] = ()) -> dict[str, Path]:
+        """Write the plan, and beside it the notebooks as they are now; return the checksum of each -> its file."""
+        sources = self.folder / "notebooks"
+        sources.mkdir(parents=True, exist_ok=True)
+        files = {}
+        for notebook in notebooks:
+            files[notebook.checksum] = path = sources / f"{notebook.checksum.rpartition(':')[2][:12]}.ipynb"
+            with atomic(path) as temporary:
+                temporary.write_text(notebook.text, encoding="utf-8")
         runs = [{"run_id": run.run_id, **asdict(run)} for run in self.runs]
         write_json(self.folder / "batch.json", {"planned": now(), "figures": dict(self.figures), "runs": runs})
+        return files
 
     def look(self) -> list[Planned]:
         """Return each run with its status, and the reason why it is to be made if it is not done."""
