@@ -14,6 +14,7 @@ whose status says that it is running, and whose lock is free, was killed.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -105,7 +106,7 @@ class NotebookRun:
     hatlab: str
     data: dict[str, str]
 
-    @property
+    @functools.cached_property
     def run_id(self) -> str:
         """First 12 hexadecimal digits of the SHA-256 of notebook, all parameters, version of hatlab and data."""
         content = json.dumps([self.notebook, self.source, self.values, self.hatlab, self.data], sort_keys=True)

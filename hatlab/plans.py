@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import TypeAdapter
+
 from hatlab import grids
 from hatlab.config import ConfigError, RunConfig, nearest
 from hatlab.files import atomic, write_json
@@ -277,7 +279,7 @@ def names(results: Path | str | None = None) -> list[str]:
     found = sorted((_root(results) / FOLDER).glob("*/batch.json"), key=lambda path: path.stat().st_mtime)
     if run := os.environ.get(RUN):
         own = f'"run_id": "{Path(run).name}"'
-        found = [path for path in found if own not in path.read_text(encoding="utf-8")]
+        found = [path for path in found if own not in path.read_text(encoding="utf-8", errors="replace")]
     return [path.parent.name for path in found]
 
 
@@ -295,10 +297,14 @@ def find(results: Path | str | None = None, name: str | None = None) -> Batch:
     path = root / FOLDER / (known[-1] if name is None else name) / "batch.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        runs = tuple(NotebookRun(**{k: v for k, v in run.items() if k != "run_id"}) for run in content["runs"])
-        return Batch(path.parent.name, runs, root, content.get("figures", {}))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} cannot be read ({error!r}): call hatlab batch again, which writes it anew") from None
+        runs = {run.run_id: run for run in TypeAdapter(list[NotebookRun]).validate_python(content["runs"])}
+        figures = TypeAdapter(dict[str, str]).validate_python(content.get("figures", {}))
+        if not runs or (figures and not runs.keys() <= figures.keys()):
+            raise ValueError(f"it names {len(runs)} runs and {len(figures)} figures")
+        return Batch(path.parent.name, tuple(runs.values()), root, figures)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ConfigError(f"{path} cannot be read ({why}): call hatlab batch again, which writes it anew") from None
 
 
 def _root(results: Path | str | None) -> Path:
