@@ -5,6 +5,7 @@
 
 PROFILE ?= quick
 LOCK ?= requirements.lock
+MINUTES ?= 30
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
@@ -15,13 +16,14 @@ endif
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
   $$python tools/setup_venv.py --check >/dev/null 2>&1 && echo $$python && exit; done; echo python3)
 
-.PHONY: help reproduce test bench lint types lab classroom slides site lock clean
+.PHONY: help reproduce test bench gpu lint types lab classroom slides site lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make reproduce   rerun the figures of notebooks/figures.yaml into results/ (PROFILE=quick)"
 	@echo "make test        run the tests, a file at a time on each core (ARGS='-k capacity' to choose)"
 	@echo "make bench       speed and memory against peers, in about 25 minutes (ARGS='--quick', '--list', '--only NAME')"
+	@echo "make gpu         tests, benchmarks and runs of the profile paper on a GPU, for MINUTES=30; send back results/gpu/"
 	@echo "make lint        ruff, mypy, and notebooks without outputs"
 	@echo "make lab         open JupyterLab on notebooks/"
 	@echo "make classroom   write the students' and the solved walkthrough into results/classroom/ (ARGS='--colab URL')"
@@ -41,6 +43,9 @@ test: .venv/.installed
 
 bench: .venv/.installed
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+gpu: .venv/.installed
+	@$(BIN)/python tools/gpu.py --minutes $(MINUTES) $(ARGS)
 
 lint: .venv/.installed types
 	@$(BIN)/python -m ruff check

@@ -9,9 +9,10 @@ import torch
 
 import hatlab
 from hatlab.engine import Group
-from hatlab.grouping import fitting, parts, processor
+from hatlab.grouping import fitting, parts
 from hatlab.progress import Progress
 from hatlab.runs import trainers
+from hatlab.torch_settings import torch_settings
 from hatlab.training import Trainer
 
 __all__ = ["Epochs", "set_up", "sweep", "train"]
@@ -62,7 +63,7 @@ class Epochs:
     def _train(self, work: Callable[[], object]) -> None:
         # the CPU is set up as `hatlab.run` sets it up, and back before the other side's turn
         first = self.first
-        with processor(first.network, first.config.batch_size, len(self.group.trainers), first.device):
+        with torch_settings(first.network, first.config.batch_size, len(self.group.trainers), first.device):
             work()
 
 
@@ -82,5 +83,5 @@ def train(runs: Sequence[Trainer], one_by_one_and_eager: bool) -> None:
 
     network, size, device = runs[0].network, runs[0].config.batch_size, runs[0].device
     for group in parts(runs, lambda: 1 if one_by_one_and_eager else fitting(network, size, device)):
-        with processor(network, size, len(group), device):
+        with torch_settings(network, size, len(group), device):
             Group(group, capture=not one_by_one_and_eager).train(lambda run: None, Progress())

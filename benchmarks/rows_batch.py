@@ -8,14 +8,17 @@ import itertools
 import tempfile
 from pathlib import Path
 
-import nbformat
-import papermill
-import psutil
-
-from benchmarks.table import Measured, Setting, row
+from benchmarks.table import Measured, NotMeasured, Setting, row
 from benchmarks.timing import Ratio, ratio, stopwatch
 from hatlab.batch_view import Display
 from hatlab.batches import batch
+
+try:  # a GPU machine can do without Jupyter
+    import nbformat
+    import papermill
+    import psutil
+except ImportError:
+    papermill = None
 
 WORKERS = 2
 
@@ -50,6 +53,8 @@ def _seconds(measured: Ratio) -> float:
 @row("batch", "a trivial notebook in a batch of 200, 2 at a time / by papermill alone", "<= 2 s a run", _seconds)
 def batch_of_trivial_notebooks(setting: Setting) -> Measured:
     """Both in seconds per notebook; a batch's are its whole time, its start included, times 2 workers, over 200."""
+    if papermill is None:
+        raise NotMeasured("papermill is not installed here")
     setting.need_cores(WORKERS)
     n, alone = (10, 2) if setting.quick else (200, 10)
     grown: list[float] = []

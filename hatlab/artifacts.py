@@ -77,23 +77,22 @@ def save(
     return folder
 
 
-def complete(folder: Path, since: datetime, executed: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+def complete(folder: Path, executed: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Add `facts` and the executed notebook's checksum to the manifest in `folder`, and return it.
 
-    A notebook that saved nothing after `since` gets a manifest of its own.
+    A notebook that saved nothing gets a manifest of its own.
 
     Raises:
-        ValueError: what the notebook saved after `since` cannot be read.
+        ValueError: what the notebook saved cannot be read.
     """
     path = folder / MANIFEST
-    manifest: dict[str, Any] = {}
+    manifest: dict[str, Any]
     if path.exists():
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
-            if path.stat().st_mtime >= since.timestamp():
-                raise ValueError(f"{path.name} was damaged after the notebook wrote it") from None
-    if not manifest or datetime.fromisoformat(manifest["written"]) < since:
+            raise ValueError(f"{path.name} was damaged after the notebook wrote it") from None
+    else:
         manifest = {"figure": folder.name, "written": datetime.now(UTC).isoformat(), **environment(), "artifacts": {}}
     manifest |= facts
     manifest["artifacts"][executed.name] = checksum(executed)

@@ -16,6 +16,9 @@ from hatlab.options import pair, results_option
 from hatlab.values import values
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
     from hatlab.batches import Batch
     from hatlab.ledger import Status
 
@@ -26,9 +29,11 @@ PAUSE_SECONDS: Final = 5.0  # nothing runs for a moment between two runs
 
 
 def end_at_sigterm() -> None:
-    """Have what batch systems and `kill` send end a batch as Ctrl-C does."""
+    """Have what batch systems, `kill` and a terminal that is closed send end a batch as Ctrl-C does."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
+            signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def _lists(ctx: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, list[Any]]:
@@ -84,9 +89,6 @@ def _amounts(ctx: click.Context, option: click.Parameter, texts: Sequence[str]) 
 )
 @click.option("--timeout", type=float, metavar="S", help="End a run that takes longer, in seconds.")
 @click.option("--memory", metavar="SIZE", help="End a run that holds more, as in 4GB.  [default: a fair share]")
-@click.option(
-    "--dashboard", default="127.0.0.1:0", show_default=True, metavar="HOST:PORT", help="Where Dask's dashboard listens."
-)
 @click.option("--dry-run", is_flag=True, help="Only say what would be run, what is done, and how long it may take.")
 @results_option
 def batch(
@@ -138,7 +140,7 @@ def _dry_run(planned: Batch, workers: int | None) -> None:
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Everything that is known, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Everything that is known, as JSON; NaN and infinities as text.")
 @click.option("--once", is_flag=True, help="Print the table once, also on a terminal and while runs are under way.")
 @results_option
 def status(name: str | None, as_json: bool, once: bool, results: Path | None) -> None:
@@ -161,7 +163,7 @@ def status(name: str | None, as_json: bool, once: bool, results: Path | None) ->
     console = batch_view.console()
     if as_json:
         click.echo(batch_view.as_json(found, statuses))
-    elif console.is_terminal and not once and _under_way(statuses):
+    elif console.is_terminal and not once and any(one.state == "running" for one in statuses.values()):
         statuses = _follow(found, statuses, console)
     else:
         console.print(batch_view.table(found, statuses))
@@ -169,27 +171,28 @@ def status(name: str | None, as_json: bool, once: bool, results: Path | None) ->
         raise click.exceptions.Exit(1)
 
 
-def _under_way(statuses: dict[str, Status]) -> bool:
-    return any(one.state == "running" for one in statuses.values())
-
-
-def _follow(found: Batch, statuses: dict[str, Status], console: Any) -> dict[str, Status]:
-    """Show the table until nothing runs any more."""
+def _follow(found: Batch, statuses: dict[str, Status], console: Console) -> dict[str, Status]:
+    """Show the table until nothing runs any more, or Ctrl-C."""
     from rich.live import Live
 
     from hatlab import batch_view
+    from hatlab.ledger import Entry
 
-    seen = time.monotonic()
-    with Live(batch_view.table(found, statuses), console=console, auto_refresh=False) as live:
-        while time.monotonic() - seen < PAUSE_SECONDS and any(one.state != "done" for one in statuses.values()):
-            time.sleep(REFRESH_SECONDS)
-            # a run that is done stays so: its artifacts need not be hashed every second
-            changed = {run.run_id: run for run in found.runs if statuses[run.run_id].state != "done"}
-            statuses |= {run_id: found.entry(run).status() for run_id, run in changed.items()}
-            live.update(batch_view.table(found, statuses), refresh=True)
-            if _under_way(statuses):
-                seen = time.monotonic()
-    return statuses
+    def shown() -> Text:
+        return batch_view.table(found, watch.statuses, most=max(1, console.height - 4))
+
+    watch, seen = batch_view.Watch(found, statuses), time.monotonic()
+    try:
+        with Live(shown(), console=console, auto_refresh=False, transient=True) as live:
+            while time.monotonic() - seen < PAUSE_SECONDS and watch.states["done"] < len(found.runs):
+                time.sleep(REFRESH_SECONDS)
+                watch.look(Entry.status, known=["done"])  # whose artifacts need not be hashed every second
+                live.update(shown(), refresh=True)
+                if watch.running:
+                    seen = time.monotonic()
+    finally:
+        console.print(batch_view.table(found, watch.statuses))
+    return watch.statuses
 
 
 @click.command()

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, cast
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from hatlab.glance import Glance
@@ -23,8 +26,9 @@ from hatlab.ledger import Entry, NotebookRun, State, Status, entries
 from hatlab.pace import format_seconds
 from hatlab.plans import Batch, Planned
 from hatlab.progress import PROGRESS_FILE, in_notebook
+from hatlab.streams import Tolerant
 
-__all__ = ["Display", "as_json", "console", "estimate", "table"]
+__all__ = ["Display", "Watch", "as_json", "console", "estimate", "one_line", "table"]
 
 STATES: Final[dict[State, str]] = {
     "done": "green",
@@ -36,29 +40,83 @@ STATES: Final[dict[State, str]] = {
     "timed out": "red",
 }
 QUIET_SECONDS: Final = 60.0  # between two lines in a log
-MOST_PROBLEMS: Final = 10  # told one by one while a batch runs
+MOST_TOLD: Final = 10  # runs that are told of one by one while a batch runs
 LIVE_SECONDS: Final = 0.5  # between two looks at the disk
+LOOKS: Final = 50  # runs that are not under way of which a look reads the status, twice
+LONGEST: Final = 300  # characters of a line
+CONTROL: Final = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?)")  # colours, titles, links
 
 
 def console(stream: TextIO | None = None, prose: bool = False) -> Console:
-    """Return where tables go: a terminal as it is; a pipe, or a notebook, without colours.
+    """Return where tables go: a terminal as it is; a pipe, or a notebook, without colours. Printing never fails.
 
     Args:
         stream: standard output if not given.
         prose: whether cells hold sentences, which are broken into lines; else a row is one line, as programs read it.
     """
-    options: dict[str, Any] = {"file": stream, "highlight": False, "soft_wrap": not prose, "force_jupyter": False}
+    file = cast(TextIO, Tolerant(stream or sys.stdout))
+    options: dict[str, Any] = {"file": file, "highlight": False, "soft_wrap": not prose, "force_jupyter": False}
     if in_notebook():  # its streams say that they are terminals
         options["force_terminal"] = False
     found = Console(**options)
     return found if found.is_terminal else Console(**options, width=110 if prose else 240)
 
 
+def one_line(text: str, most: int = LONGEST) -> str:
+    """Return the first line of a text as any terminal can show it: without colours, other control characters as
+    escapes, cut to `most` characters."""
+    lines = CONTROL.sub("", text[: 10 * most].lstrip()).splitlines()
+    shown = "".join(
+        character if character.isprintable() else " " if character.isspace() else ascii(character)[1:-1]
+        for character in (lines[0].rstrip() if lines else "")
+    )
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
 def summary(states: Mapping[State, int], n: int) -> str:
     """Return "12 of 24 done, 1 failed, 2 running, 9 queued"."""
-    parts = [f"{states['done']} of {n} done"]
-    parts += [f"{states[name]} {name}" for name in STATES if name != "done" and states[name]]
+    parts = [f"{states.get('done', 0)} of {n} done"]
+    parts += [f"{states[name]} {name}" for name in STATES if name != "done" and states.get(name)]
     return ", ".join(parts)
+
+
+class Watch:
+    """Where the runs of a batch stand. A look at the disk costs as much as there are runs under way, however many wait.
+
+    A look reads the runs that are running; of the others, those that are next, and some more in turn.
+
+    Attributes:
+        statuses: run id -> status.
+        states: how many runs are in each state.
+        running: ids of the runs that are under way.
+    """
+
+    def __init__(self, batch: Batch, statuses: Mapping[str, Status]) -> None:
+        self.batch, self.statuses = batch, dict(statuses)
+        self.runs = {run.run_id: run for run in batch.runs}
+        self.states = Counter(status.state for status in self.statuses.values())
+        self.running = {run_id: None for run_id in self.runs if self.statuses[run_id].state == "running"}
+        self._waiting = {run_id: None for run_id in self.runs if self.statuses[run_id].state == "queued"}
+        self._turn, self._ids = 0, list(self.runs)
+
+    def take(self, run_id: str, status: Status) -> None:
+        """Note where a run stands now."""
+        self.states[self.statuses[run_id].state] -= 1
+        self.states[status.state] += 1
+        self.statuses[run_id] = status
+        for ids, state in ((self.running, "running"), (self._waiting, "queued")):
+            ids.pop(run_id, None) if status.state != state else ids.setdefault(run_id)
+
+    def look(self, read: Callable[[Entry], Status | None], known: Sequence[State]) -> None:
+        """Note what `read` says of the runs, but those whose state is one of `known`, which does not change."""
+        turn = self._ids[self._turn : self._turn + LOOKS]
+        self._turn = self._turn + LOOKS if len(turn) == LOOKS else 0
+        for run_id in dict.fromkeys([*self.running, *islice(self._waiting, LOOKS), *turn]):
+            if self.statuses[run_id].state not in known and (status := read(Entry(self.batch.results, run_id))):
+                self.take(run_id, status)
+
+    def __str__(self) -> str:
+        return summary(self.states, len(self.runs))
 
 
 class Display:
@@ -74,33 +132,32 @@ class Display:
         self._stack = ExitStack()
         self._events: Path | None = None  # where kernels on this machine tell of their training
         self._glances: dict[str, Glance] = {}
-        self._told = self._looked = self.started = time.monotonic()
-        self._problems = 0
-        self.batch: Batch | None = None
-        self.statuses: dict[str, Status] = {}
-        self.seconds: list[float] = []  # of the runs that ended in this call
+        self._looked = self.started = time.monotonic()
+        self._told = 0
+        self._seconds, self._timed = 0.0, 0  # of the runs that were done in this call
+        self._watch: Watch | None = None
 
     def __enter__(self) -> Display:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-        if self.batch is not None:
+        if self._watch is not None:
             took = format_seconds(time.monotonic() - self.started)
-            self.note(f"{self.batch.name}: {self._summary()}; {took}")
+            self.note(f"{self._watch.batch.name}: {self._watch}; {took}")
 
     def start(self, batch: Batch, looked: Sequence[Planned]) -> None:
         """The runs are known, and which of them are done."""
-        self.batch, self.started = batch, time.monotonic()
-        self.statuses = {item.run.run_id: item.status if item.done else Status("queued") for item in looked}
+        self.started = time.monotonic()
+        self._watch = Watch(batch, {item.run.run_id: item.status if item.done else Status("queued") for item in looked})
         for why, n in Counter(item.why for item in looked if item.why.startswith("stale")).items():
             first = next(item.run for item in looked if item.why == why)
-            self.note(f"{_name(batch, first)}{f' and {n - 1} more' if n > 1 else ''}: {why}")
-        self.note(f"{batch.name}: {self._summary()}")
+            self.note(f"{_name(batch, first)}{f' and {n - 1} more' if n > 1 else ''}: {one_line(why)}")
+        self.note(f"{batch.name}: {self._watch}")
         if self.console.is_terminal and any(not item.done for item in looked):
             self._events = Path(self._stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
             self._live = self._stack.enter_context(
-                Live(console=self.console, refresh_per_second=4, transient=True, get_renderable=self._line)
+                Live(console=self.console, refresh_per_second=4, transient=True, get_renderable=self._lines)
             )
 
     def environment(self, run: NotebookRun) -> dict[str, str]:
@@ -116,109 +173,127 @@ class Display:
 
     def ended(self, run: NotebookRun, status: Status) -> None:
         """A run has ended, in whatever state."""
-        assert self.batch is not None
-        self.statuses[run.run_id] = status
+        assert self._watch is not None
+        self._watch.take(run.run_id, status)
+        self._glances.pop(run.run_id, None)
         if status.state == "done":
-            self.seconds.append(status.seconds)
-        elif status.state != "queued":
-            self._problems += 1
-            if self._problems <= MOST_PROBLEMS:
-                reason = status.reason.splitlines()[0] if status.reason else ""
-                self.note(f"{_name(self.batch, run)}: {status.state}: {reason}")
-            elif self._problems == MOST_PROBLEMS + 1:
-                self.note(f"... and more; hatlab status {self.batch.name} has them all")
+            self._seconds, self._timed = self._seconds + status.seconds, self._timed + 1
+        if status.state != "queued" and (status.state != "done" or status.reason):
+            self._told += 1
+            batch = self._watch.batch
+            if self._told <= MOST_TOLD:
+                self.note(f"{_name(batch, run)}: {status.state}: {one_line(status.reason)}")
+            elif self._told == MOST_TOLD + 1:
+                self.note(f"... and more; hatlab status {batch.name} has them all")
 
     def tick(self) -> None:
         """Some time has passed."""
         moment = time.monotonic()
-        if self._live is not None and moment - self._looked > LIVE_SECONDS:
-            self._looked = moment
-            self._look()
-        elif self._live is None and moment - self._told > QUIET_SECONDS:
-            self._told = moment
-            self._look()
-            self.note(f"{self._summary()}{self._left()}")
-
-    def _look(self) -> None:
-        """Read where the runs stand that have not ended."""
-        assert self.batch is not None
-        for run in self.batch.runs:
-            if self.statuses[run.run_id].state in ("queued", "running"):
-                status = self.batch.entry(run).written()
-                if status is not None and status.state in ("queued", "running"):
-                    self.statuses[run.run_id] = status
-
-    def _summary(self) -> str:
-        return summary(Counter(status.state for status in self.statuses.values()), len(self.statuses))
+        if self._watch is None or moment - self._looked <= (QUIET_SECONDS if self._live is None else LIVE_SECONDS):
+            return
+        self._looked = moment
+        # that a run has ended is told by whoever ran it; what the disk says may be of an earlier attempt
+        self._watch.look(_under_way, ("done", "failed", "killed", "timed out", "stale"))
+        if self._live is None:
+            self.note(f"{self._watch}{self._left()}")
 
     def _left(self) -> str:
         """Return ", about 20 min left" once a run has ended; "" for figures, which are of different length."""
-        states = Counter(status.state for status in self.statuses.values())
-        running = [status.elapsed for status in self.statuses.values() if status.state == "running"]
-        if not self.seconds or (self.batch is not None and self.batch.figures):
+        watch = self._watch
+        if watch is None or not self._timed or watch.batch.figures:
             return ""
-        mean = sum(self.seconds) / len(self.seconds)
-        work = mean * states["queued"] + sum(max(mean - seconds, 0) for seconds in running)
+        mean = self._seconds / self._timed
+        running = [watch.statuses[run_id].elapsed for run_id in list(watch.running)]
+        work = mean * watch.states["queued"] + sum(max(mean - seconds, 0) for seconds in running)
         return f", about {format_seconds(work / max(1, len(running)))} left"
 
-    def _line(self) -> Text:
-        states = Counter(status.state for status in self.statuses.values())
-        line = Text(f"{summary(states, len(self.statuses))}{self._left()}")
-        assert self.batch is not None
-        for run in self.batch.runs:
-            status = self.statuses[run.run_id]
-            if status.state == "running":
-                line.append(f"\n  {_name(self.batch, run)}  cell {status.cell}/{status.n_cells}  ", "cyan")
-                line.append(format_seconds(status.elapsed))
-                if run.run_id in self._glances and (training := self._glances[run.run_id].text()):
-                    line.append(f"  {training}", "cyan")
+    def _lines(self) -> Text:
+        """What is shown live: as many of the running as there is room for. Called by rich's thread."""
+        watch = self._watch
+        assert watch is not None
+        line = Text(f"{watch}{self._left()}", no_wrap=True, overflow="ellipsis")
+        running, most = list(watch.running), max(1, self.console.height - 3)
+        for run_id in running[:most]:
+            status = watch.statuses[run_id]
+            line.append(f"\n  {_name(watch.batch, watch.runs[run_id])}  cell {status.cell}/{status.n_cells}  ", "cyan")
+            line.append(format_seconds(status.elapsed))
+            if run_id in self._glances and (training := self._glances[run_id].text()):
+                line.append(f"  {training}", "cyan")
+        if len(running) > most:
+            line.append(f"\n  and {len(running) - most} more")
         return line
+
+
+def _under_way(entry: Entry) -> Status | None:
+    """Where a run stands that has not ended."""
+    status = entry.written()
+    return status if status is not None and status.state in ("queued", "running") else None
 
 
 def _name(batch: Batch, run: NotebookRun) -> str:
     """The figure that the run makes, or its id and the parameters that tell it from the others."""
     if batch.figures:
-        return batch.figures[run.run_id]
-    return " ".join([run.run_id, *(f"{name}={_shown(value)}" for name, value in batch.telling(run).items())])
+        return one_line(batch.figures[run.run_id])
+    told = [f"{one_line(name, 30)}={_shown(value)}" for name, value in batch.telling(run).items()]
+    return " ".join([run.run_id, *told])
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 30 else f"{text[:29]}…"
+    return one_line(value if isinstance(value, str) else json.dumps(value), 30)
 
 
-def table(batch: Batch, statuses: Mapping[str, Status], why: Mapping[str, str] | None = None) -> Table:
-    """Return the batch as a table of rich: a row for each run, with its state and the parameters that vary.
+def table(
+    batch: Batch, statuses: Mapping[str, Status], why: Mapping[str, str] | None = None, most: int | None = None
+) -> Text:
+    """Return the batch as a table: a line for each run, with its state and the parameters that vary, and the sums.
 
     Args:
         statuses: run id -> status.
         why: run id -> why it is to be made, in place of the status' own reason.
+        most: rows that there is room for; None: all, however long. Runs under way come first then, and what went wrong.
     """
-    shown = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", caption_justify="left")
-    for column in ("run", "state", *batch.varied, "time", "memory", "cell"):
-        shown.add_column(column, no_wrap=column in ("run", "state", "time"))
-    shown.add_column("", overflow="fold")
-    for run in batch.runs:
-        status = statuses[run.run_id]
-        reason = (why or {}).get(run.run_id, status.reason).strip()
-        shown.add_row(
-            run.run_id,
-            Text(status.state, STATES[status.state]),
-            *(Text(_shown(value)) for value in batch.telling(run).values()),
-            format_seconds(status.elapsed) if status.elapsed else "",
-            f"{status.memory / 1e9:.2f} GB" if status.memory else "",
-            f"{status.cell}/{status.n_cells}" if status.state == "running" and status.n_cells else "",
-            Text(reason.splitlines()[0] if reason else ""),
+    ids = {run.run_id: run for run in batch.runs}
+    chosen = list(ids)
+    if most is not None and len(chosen) > most:
+        order = {state: place for place, state in enumerate(sorted(STATES, key=_urgency))}
+        chosen = sorted(chosen, key=lambda run_id: order[statuses[run_id].state])[:most]
+    rows = [["run", "state", *(one_line(name, 30) for name in batch.varied), "time", "memory", "cell", ""]]
+    for run_id in chosen:
+        status = statuses[run_id]
+        rows.append(
+            [
+                run_id,
+                status.state,
+                *(_shown(value) for value in batch.telling(ids[run_id]).values()),
+                format_seconds(status.elapsed) if status.elapsed else "",
+                f"{status.memory / 1e9:.2f} GB" if status.memory else "",
+                f"{status.cell}/{status.n_cells}" if status.state == "running" and status.n_cells else "",
+                one_line((why or {}).get(run_id, status.reason)),
+            ]
         )
-    shown.caption = f"{batch.name}: {summary(Counter(s.state for s in statuses.values()), len(statuses))}"
-    return shown
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    shown = Text(no_wrap=True, overflow="ignore" if most is None else "ellipsis")
+    for number, row in enumerate(rows):
+        cells = [cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)]
+        shown.append(f"{cells[0]}  ", "bold" if not number else "")
+        shown.append(cells[1], "bold" if not number else STATES[statuses[chosen[number - 1]].state])
+        shown.append(f"  {'  '.join(cells[2:])}".rstrip() + "\n", "bold" if not number else "")
+    if len(chosen) < len(ids):
+        shown.append(f"and {len(ids) - len(chosen)} more\n")
+    return shown.append(f"{batch.name}: {summary(Counter(s.state for s in statuses.values()), len(ids))}")
+
+
+def _urgency(state: State) -> int:
+    """How early a run is shown where there is not room for all."""
+    return {"running": 0, "queued": 2, "done": 3}.get(state, 1)
 
 
 def as_json(batch: Batch, statuses: Mapping[str, Status]) -> str:
     """Return the same as JSON: `batch`, `notebook`, `counts`, and `runs` with notebook, parameters (and `figure`, in a
-    batch of `hatlab reproduce`), and all of the status."""
+    batch of `hatlab reproduce`), and all of the status. Numbers that JSON lacks are text: "NaN", "Infinity",
+    "-Infinity"."""
     runs = [
         {
             "run_id": run.run_id,
@@ -231,7 +306,17 @@ def as_json(batch: Batch, statuses: Mapping[str, Status]) -> str:
     ]
     states = Counter(status.state for status in statuses.values())
     content = {"batch": batch.name, "notebook": batch.notebook, "counts": dict(states), "runs": runs}
-    return json.dumps(content, indent=1, sort_keys=True)
+    return json.dumps(_strict(content), indent=1, sort_keys=True, allow_nan=False)
+
+
+def _strict(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {name: _strict(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_strict(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return json.dumps(content)
+    return content
 
 
 def estimate(batch: Batch, todo: int, workers: int) -> str:

@@ -1,4 +1,4 @@
-"""Batches: the runs of a plan, put on a Dask cluster and followed to their ends.
+"""Batches: the runs of a plan, handed to workers and followed to their ends.
 
 Where each stands is on the disk (`ledger`), so a batch that was stopped, by whatever, is gone on with by the same call.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hatlab.batch_view import Display
-from hatlab.cluster import Cluster
+from hatlab.cluster import Scheduler, Threads, Workers, cores
 from hatlab.config import ConfigError
 from hatlab.ledger import Entry, NotebookRun, State, Status, now
 from hatlab.notebook import Notebook
@@ -42,7 +42,6 @@ def batch(
     retries: int = 0,
     timeout: float | None = None,
     memory: int | str | None = None,
-    dashboard: str = "127.0.0.1:0",
     display: Display | None = None,
 ) -> Batch:
     """Run a notebook with each set of parameters of a grid; what is done is kept, all else is made.
@@ -60,10 +59,9 @@ def batch(
         workers: runs at a time on this machine; None: one for each core, one if the runs are on a GPU.
         scheduler: address of a Dask scheduler whose workers see this folder and have this hatlab; None: this machine.
         resources: what each run takes of a worker that was started with --resources, such as {"GPU": 1}.
-        retries: how many times a run that failed is tried again.
+        retries: how many times a run is tried again of which a cell failed or the kernel died.
         timeout: seconds that a run may take.
         memory: bytes that a run may hold, or text such as "4GB"; None: a fair share of the machine's, or worker's.
-        dashboard: where Dask's dashboard listens; None for a port of its choice on this machine alone.
         display: what shows the progress; None: bars on a terminal, a few lines elsewhere.
 
     Raises:
@@ -75,7 +73,7 @@ def batch(
     planned = plan(source, grid, parameters=parameters, over=over, name=name, results=results, here=here)
     carry_out(
         planned, [source], workers=workers, scheduler=scheduler, resources=resources, retries=retries, timeout=timeout,
-        memory=memory, dashboard=dashboard, display=display,
+        memory=memory, display=display,
     )  # fmt: skip
     return planned
 
@@ -90,7 +88,6 @@ def carry_out(
     retries: int = 0,
     timeout: float | None = None,
     memory: int | str | None = None,
-    dashboard: str = "127.0.0.1:0",
     display: Display | None = None,
     ended: Ended | None = None,
     environments: Mapping[str, Mapping[str, str]] | None = None,
@@ -107,8 +104,7 @@ def carry_out(
         ConfigError, ClusterError, KeyboardInterrupt: as `batch`.
     """
     _check_options({"workers": workers, "retries": retries, "timeout": timeout}, scheduler, resources)
-    limit, texts = _bytes(memory), {notebook.checksum: notebook.text for notebook in notebooks}
-    planned.save()
+    limit, sources = _bytes(memory), planned.save(notebooks)
     looked = planned.look()
     todo = [item.run for item in looked if not item.done]
     with display or Display() as shown:
@@ -120,27 +116,19 @@ def carry_out(
             return
         for run in todo:
             _queue(planned.entry(run), run)
-        with Cluster(workers or default_workers(todo), scheduler, dashboard) as cluster:
+        threads = min(workers or default_workers(todo), len(todo))
+        with Scheduler(scheduler, resources) if scheduler else Threads(threads) as cluster:
             shown.note(cluster.describe())
-            call, environment = secrets.token_hex(4), _environment(planned, cluster)
-            jobs = [
-                Assignment(
-                    run,
-                    texts[run.source],
-                    planned.results,
-                    Path.cwd(),
-                    call,
-                    {
-                        **environment,
-                        **({} if scheduler else shown.environment(run)),
-                        **(environments or {}).get(run.run_id, {}),
-                    },
-                    timeout,
-                    limit,
-                )
-                for run in todo
-            ]
-            pending = cluster.submit(jobs, retries, resources)
+            call, environment = secrets.token_hex(4), {**cluster.environment, **_environment(planned)}
+            limit = limit or cluster.memory
+            pending = {}
+            for run in todo:
+                own = {**({} if scheduler else shown.environment(run)), **(environments or {}).get(run.run_id, {})}
+                job = Assignment(
+                    run, sources[run.source], planned.results, Path.cwd(), call, {**environment, **own}, retries,
+                    timeout, limit,
+                )  # fmt: skip
+                pending[cluster.submit(job)] = run
 
             def tell(run: NotebookRun, status: Status) -> None:
                 shown.ended(run, status)
@@ -150,16 +138,16 @@ def carry_out(
             _watch(planned, pending, call, cluster, shown, tell)
 
 
-def _environment(planned: Batch, cluster: Cluster) -> dict[str, str]:
+def _environment(planned: Batch) -> dict[str, str]:
     """Return the variables that kernels get over those of their workers."""
-    environment = {**cluster.kernel_environment(), "HATLAB_RESULTS": str(planned.results)}
+    environment = {"HATLAB_RESULTS": str(planned.results)}
     if "HATLAB_DATA" in os.environ:
         environment["HATLAB_DATA"] = str(Path(os.environ["HATLAB_DATA"]).expanduser().absolute())
     return environment
 
 
 def _watch(
-    planned: Batch, pending: dict[Any, NotebookRun], call: str, cluster: Cluster, shown: Display, ended: Ended
+    planned: Batch, pending: dict[Any, NotebookRun], call: str, cluster: Workers, shown: Display, ended: Ended
 ) -> None:
     """Follow the runs to their ends; at Ctrl-C have their kernels ended first."""
     try:
@@ -178,7 +166,7 @@ def _watch(
 def _follow(
     planned: Batch,
     pending: dict[Any, NotebookRun],
-    cluster: Cluster,
+    cluster: Workers,
     shown: Display,
     ended: Ended,
     seconds: float | None = None,
@@ -188,15 +176,15 @@ def _follow(
     while pending and (deadline is None or time.monotonic() < deadline):
         for future in [future for future in pending if future.done()]:
             run = pending.pop(future)
-            entry, problem = planned.entry(run), cluster.problem(future)
-            ended(run, entry.status() if problem is None else _settle(entry, *problem))
+            outcome = cluster.outcome(future)
+            ended(run, outcome if isinstance(outcome, Status) else _settle(planned.entry(run), *outcome))
         shown.tick()
         time.sleep(0.1)
 
 
 def _queue(entry: Entry, run: NotebookRun) -> None:
     """Write that a run waits, unless somebody is at it."""
-    with entry.lock(wait=0) as held:
+    with entry.lock(wait=0.1) as held:
         if held and (before := entry.status()).state != "done":
             entry.describe(run)
             entry.write(Status("queued", before.attempt, before.reason if before.state == "queued" else ""))
@@ -214,14 +202,12 @@ def _settle(entry: Entry, state: State, reason: str) -> Status:
 
 def default_workers(runs: Sequence[NotebookRun]) -> int:
     """Return one worker for each core, but one in all if runs may be on a GPU, which they would share."""
-    from dask.system import CPU_COUNT
-
     if any(run.values.get("device", "auto") != "cpu" for run in runs):
         import torch
 
         if torch.cuda.is_available():
             return 1
-    return int(CPU_COUNT)
+    return cores()
 
 
 def _check_options(

@@ -16,6 +16,7 @@ import yaml
 from hatlab import __version__, batch_cli
 from hatlab.config import ConfigError, RunConfig
 from hatlab.options import axes_of, config_option, device_option, parameter_option, results_option
+from hatlab.streams import guard_standard_streams, tell_lost_output
 from hatlab.values import read_yaml
 
 if TYPE_CHECKING:
@@ -38,8 +39,7 @@ class _Commands(click.Group):
             click.echo(f"error: {error}", err=True)
             ctx.exit(2)
         except Exception as error:
-            known = type(error).__module__.startswith("hatlab.") or isinstance(error, OSError)
-            if not known or isinstance(error, BrokenPipeError):  # click ends quietly when the reader of a pipe has gone
+            if not type(error).__module__.startswith("hatlab.") and not isinstance(error, OSError):
                 raise
             click.echo(f"error: {error}", err=True)
             ctx.exit(1)
@@ -267,7 +267,11 @@ for command in (batch_cli.batch, batch_cli.status, batch_cli.collect):
 
 def main() -> None:
     """Entry point of the command."""
-    cli()
+    guard_standard_streams()
+    try:
+        cli()
+    finally:
+        tell_lost_output()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which runs of a sweep train side by side, how many at a time, and on how many CPU threads.
+"""Which runs of a sweep train side by side, and how many at a time.
 
 The rules read configs, sizes and free memory, and time nothing, so that a run repeated is the same run. What they were
 measured with is in `benchmarks/README.md`.
@@ -6,7 +6,6 @@ measured with is in `benchmarks/README.md`.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -17,15 +16,12 @@ from hatlab.config import RunConfig
 from hatlab.engine import SHARED
 from hatlab.networks import HATNetwork
 
-__all__ = ["OutOfMemory", "fitting", "is_out_of_memory", "kinds", "lanes", "parts", "processor"]
+__all__ = ["OutOfMemory", "fitting", "is_out_of_memory", "kinds", "lanes", "parts"]
 
 Job = TypeVar("Job")
 
 # On a CPU: weights of all runs of a group, 32 MB. Beyond, they leave the last cache between two steps.
 CPU_WEIGHTS = 8_000_000
-# Weights times images in a step, of all runs of a group: between 200-200 on digits in batches of 16 (0.8 million),
-# where a second thread gains next to nothing, and 100-100 on MNIST in batches of 64 (6 million), where it does.
-SMALL_STEP = 4_000_000
 # Lanes take turns in Python, which needs about a millisecond of a step of thirty or more.
 MOST_LANES = 8
 # Each run holds a lock, which is an open file, and some systems allow a process 256 of those.
@@ -92,30 +88,3 @@ def is_out_of_memory(error: BaseException) -> bool:
             return True
         seen = seen.__cause__ or seen.__context__
     return False
-
-
-@contextlib.contextmanager
-def processor(network: HATNetwork, batch_size: int, runs: int, device: torch.device) -> Iterator[None]:
-    """Set torch up for steps of `runs` runs on `device`, and back at the end.
-
-    A GPU's convolutions keep to float32, which by default they round to TF32. On a CPU a step too small to share uses
-    one thread: there, waking a second one costs what it saves, and where the cores are busy many times that. Numbers
-    below 1e-38, which some CPUs are slow with, count as 0.
-    """
-    threads = torch.get_num_threads()
-    flushed = not (torch.tensor(1e-40) * 1).item()
-    weights = sum(link.weights for link in network.links)
-    plain = all(isinstance(layer, torch.nn.Linear) for layer in network.trunk.values())
-    if plain and runs * batch_size * weights < SMALL_STEP:
-        torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    tf32 = torch.backends.cudnn.allow_tf32
-    if device.type == "cuda":  # elsewhere lanes would put back each other's value of what all threads share
-        torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        if device.type == "cuda":
-            torch.backends.cudnn.allow_tf32 = tf32
-        torch.set_num_threads(threads)
-        torch.set_flush_denormal(flushed)

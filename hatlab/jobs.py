@@ -17,13 +17,14 @@ import torch
 from hatlab.config import ConfigError, RunConfig
 from hatlab.datasets import Dataset, DatasetError
 from hatlab.engine import Group
-from hatlab.grouping import OutOfMemory, is_out_of_memory, processor
+from hatlab.grouping import OutOfMemory, is_out_of_memory
 from hatlab.loading import Images
 from hatlab.networks import HATNetwork
 from hatlab.progress import Progress
 from hatlab.provenance import environment
 from hatlab.records import Record, RecordError
 from hatlab.tasks import TaskSequence, make_sequence
+from hatlab.torch_settings import torch_settings
 from hatlab.training import Trainer, TrainingDiverged, build_network
 
 __all__ = ["Job", "check_network", "prepare", "train"]
@@ -143,7 +144,7 @@ def _train_held(
     books = {job.trainer(images): _Book(job) for job in group}
     first = group[0]
     assert first.network is not None
-    with processor(first.network, first.config.batch_size, len(group), images.device):
+    with torch_settings(first.network, first.config.batch_size, len(group), images.device):
         for trainer, book in books.items():
             book.open(trainer, len(group))
             progress.run_started(

@@ -6,7 +6,7 @@ runs share knows one task for each.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -26,32 +26,49 @@ def joint_epoch(trainer: Trainer, check: Callable[[], None]) -> np.ndarray:
     """
     network, device, size = trainer.network, trainer.device, trainer.config.batch_size
     splits = [data.train for data in trainer.data[: trainer.task + 1]]
-    task_of = torch.cat([torch.full((len(split),), task) for task, split in enumerate(splits)])
-    row_of = torch.cat([torch.arange(len(split)) for split in splits])
-    order = torch.randperm(len(row_of), generator=trainer.order)
+    plan = _plan([len(split) for split in splits], size, trainer.order, device)
     noise = Noise([(size, *shape) for shape in network.dropout_shapes], network.dropout, device)
+    position = torch.tensor([noise.position(trainer.noise, trainer.steps)], device=device)
     trained = trainer.trained().keys() - {"gates"}
     parameters = [p for name, p in network.named_parameters() if name in trained]
     everything = network.mask(0, 1.0)
     losses = []
-    for batch in torch.split(order, size):
+    for batch in plan:
         check()
-        # images of one task stand together, so that each head is used once
-        batch = batch[torch.argsort(task_of[batch], stable=True)]
-        tasks, counts = np.unique(task_of[batch].numpy(), return_counts=True)
-        rows = torch.split(row_of[batch].to(device), counts.tolist())
-        taken = [splits[task].batch(part) for task, part in zip(tasks.tolist(), rows, strict=True)]
-        position = torch.tensor([noise.position(trainer.noise, trainer.steps)], device=device)
-        keep = [None if factors is None else factors[0, : len(batch)] for factors in noise.draw(position)]
+        counts = [len(rows) for _, rows in batch]
+        taken = [splits[task].batch(rows) for task, rows in batch]
+        keep = [None if factors is None else factors[0, : sum(counts)] for factors in noise.draw(position)]
+        position += noise.stride
         h = network.features(torch.cat([x for x, _ in taken]), everything, keep)
-        parts = zip(tasks.tolist(), torch.split(h, counts.tolist()), taken, strict=True)
-        of_tasks = [F.cross_entropy(network.heads[task](part), y, reduction="sum") for task, part, (_, y) in parts]
-        loss = torch.stack(of_tasks).sum() / len(batch)
+        parts = zip(batch, torch.split(h, counts), taken, strict=True)
+        of_tasks = [F.cross_entropy(network.heads[task](part), y, reduction="sum") for (task, _), part, (_, y) in parts]
+        loss = torch.stack(of_tasks).sum() / sum(counts)
         _descend(parameters, loss, trainer)
-        trainer.steps += 1
         losses.append(loss.detach())
+    trainer.steps += len(plan)
     cross_entropy = torch.stack(losses).double().cpu().numpy()
     return np.stack((cross_entropy, np.zeros_like(cross_entropy)), 1)
+
+
+def _plan(
+    sizes: Sequence[int], batch_size: int, order: torch.Generator, device: torch.device
+) -> list[list[tuple[int, Tensor]]]:
+    """Return for each step of an epoch the tasks that have images in it, and which of their images these are.
+
+    Images of one task stand together, so that each head is used once. All are put on `device` at once: no step copies.
+    """
+    task_of = np.repeat(np.arange(len(sizes)), sizes)
+    row_of = np.concatenate([np.arange(size) for size in sizes])
+    drawn = torch.randperm(len(task_of), generator=order).numpy()
+    step_of = np.arange(len(drawn)) // batch_size
+    groups = step_of * len(sizes) + task_of[drawn]
+    by_group = np.argsort(groups, kind="stable")
+    found, counts = np.unique(groups, return_counts=True)
+    rows = torch.split(torch.from_numpy(row_of[drawn[by_group]]).to(device), counts.tolist())
+    plan: list[list[tuple[int, Tensor]]] = [[] for _ in range(step_of[-1] + 1)]
+    for group, part in zip(found.tolist(), rows, strict=True):
+        plan[group // len(sizes)].append((group % len(sizes), part))
+    return plan
 
 
 def _descend(parameters: list[torch.nn.Parameter], loss: Tensor, trainer: Trainer) -> None:

@@ -1,41 +1,46 @@
-"""One notebook in a kernel of its own: started, watched from outside, ended, and its failure told truly.
+"""One notebook in a kernel of its own: started, executed by nbclient, interrupted or killed, its failure recorded.
 
-Papermill executes the notebook, in a thread; the kernel is a process of this same Python, whatever kernels are
-registered on the machine, in a process group of its own, and is spoken to through sockets in a private folder. What
-the kernel says of itself is not believed where the operating system knows better: a kernel that is gone, by whatever
-way, has failed, and so has a notebook of which a cell was never run.
+The kernel is a process of this same Python, whatever kernels are registered on the machine, in a process group of its
+own, and is spoken to through sockets in a private folder. What the kernel says of itself is not believed where the
+operating system knows better: a kernel that is gone, by whatever way, has failed, and so has a notebook of which a cell
+was never run.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from hatlab.files import atomic
 from hatlab.notebook import Notebook
+from hatlab.processes import GUARD, RUN, end_marked, guard
 
-__all__ = ["RUN", "Execution", "Failure", "end_leftovers", "memory"]
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
-RUN: Final = "HATLAB_NOTEBOOK_RUN"  # names the run in the environment of its kernel and of all that the kernel starts
+__all__ = ["Execution", "Failure"]
+
 STOP_SECONDS: Final = 10  # for what was asked to end
 SHUTDOWN_SECONDS: Final = 3.0  # for a kernel that is done
+STARTUP_SECONDS: Final = 600  # for a kernel to start, on a machine that is busy
 OUTPUT_LIMIT: Final = 10_000_000  # characters of output that an executed copy holds
 LEFT_OUT: Final = f"\n[hatlab: more than {OUTPUT_LIMIT // 1_000_000} MB of output; the rest is left out]\n"
+MESSAGE_LIMIT: Final = 2_000  # characters of an error's text
 TRACEBACK_LIMIT: Final = 20_000
 SOCKET_PATH: Final = 80  # the operating system allows about 100 characters, of which the kernel appends some
 ANSI: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """Why a notebook did not come to its end.
 
     Attributes:
@@ -63,7 +68,7 @@ class Failure:
 
 
 class Execution(threading.Thread):
-    """Papermill at work on one notebook. A daemon: if all else fails, the kernel ends when it sees its parent gone.
+    """Executes one notebook. A daemon: if all else fails, the kernel ends when it sees its parent gone.
 
     Args:
         notebook: what to execute.
@@ -72,6 +77,11 @@ class Execution(threading.Thread):
         run: what names the run in the environment of its processes.
         environment: further variables for the kernel.
         cwd: the kernel's current folder; None: that of this process.
+        shown: name -> value that the executed copy shows instead of that of `parameters`.
+
+    Attributes:
+        failure: None while the notebook is executed, and if it came to its end.
+        cell, source: number and first line of the code cell under way.
     """
 
     def __init__(
@@ -82,16 +92,21 @@ class Execution(threading.Thread):
         run: str,
         environment: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        shown: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(name=f"papermill {notebook.name}", daemon=True)
-        self.notebook, self.output, self.parameters, self.run_name = notebook, output, dict(parameters), run
-        self.environment, self.cwd = dict(environment or {}), cwd
+        super().__init__(name=f"kernel of {notebook.name}", daemon=True)
+        self.notebook, self.output, self.run_name, self.cwd = notebook, output, run, cwd
+        self.parameters, self.shown = dict(parameters), {**parameters, **(shown or {})}
+        self.environment = {**(environment or {}), RUN: run, GUARD: guard()}
         self.failure: Failure | None = None
-        self.cell, self.source = 0, ""  # the code cell under way: its number and first line
+        self.cell, self.source = 0, ""
         code = [cell for cell in notebook.cells if cell["cell_type"] == "code" and cell["source"].strip()]
-        self.n_cells = len(code) + bool(parameters)  # papermill adds one that sets them
+        self.n_cells = len(code) + bool(parameters)  # one more sets them
+        self.stopping = False
         self.process: Any = None
+        self._traceback: list[str] = []
         self._manager: Any = None
+        self._client: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -99,95 +114,69 @@ class Execution(threading.Thread):
         """The kernel's process, which leads its group; None before it started."""
         return self.process.pid if self.process is not None else None
 
-    def run(self) -> None:
-        from jupyter_core.utils import ensure_event_loop
+    @property
+    def beating(self) -> bool:
+        """Whether the kernel answers its heartbeat, which needs nothing of the notebook's code but a process that runs.
 
-        self._loop = ensure_event_loop(prefer_selector_loop=True)  # on Windows, ZeroMQ needs such a loop
+        True while it starts.
+        """
+        channels = self._client.kc if self._client is not None else None
+        return channels is None or channels.hb_channel.is_beating()
+
+    def run(self) -> None:
         try:
-            with tempfile.TemporaryDirectory(prefix="hatlab-", ignore_cleanup_errors=True) as scratch:
-                self._execute(Path(scratch))
+            # on Windows, ZeroMQ needs such a loop
+            with (
+                tempfile.TemporaryDirectory(prefix="hatlab-", ignore_cleanup_errors=True) as scratch,
+                asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner,
+            ):
+                self._loop = runner.get_loop()
+                runner.run(self._execute(Path(scratch)))
         except Exception as error:
             self.failure = self._failed(error)
-        finally:
-            if left := asyncio.all_tasks(self._loop):  # of a kernel that was killed
-                for task in left:
-                    task.cancel()
-                self._loop.run_until_complete(asyncio.wait(left, timeout=1))
-            self._loop.close()
 
-    def _execute(self, scratch: Path) -> None:
-        import papermill
-        from papermill.engines import papermill_engines
-        from papermill.log import logger
-
-        logger.setLevel("CRITICAL")  # what goes wrong is told by the failure
-        papermill_engines.register("hatlab", _engine())
-        source = scratch / "notebook.ipynb"
-        source.write_text(self.notebook.text, encoding="utf-8")
-        done = papermill.execute_notebook(
-            _literal(source),
-            _literal(self.output),
-            self.parameters,
-            engine_name="hatlab",
-            kernel_name="python3",
-            language="python",
-            progress_bar=False,
-            execution=self,
-            kernel_manager_class=self._manager_class(scratch),
-        )
-        if left := [cell for cell in done.cells if _was_to_run(cell) and cell.execution_count is None]:
+    async def _execute(self, scratch: Path) -> None:
+        notebook = _parameterized(self.notebook, self.shown)
+        self._client = _client_class()(self, notebook, _manager_class(self, scratch))
+        ended = None
+        try:
+            await self._client.async_execute()
+        except Exception as error:
+            ended = error
+        try:
+            self.save(notebook)
+        except OSError:
+            if ended is None:  # a copy of what failed can be done without
+                raise
+        if ended is not None and not _left_quietly(ended):
+            raise ended
+        if left := [cell for cell in notebook.cells if _was_to_run(cell) and cell.execution_count is None]:
             what = f"{len(left)} of {self.n_cells} cells were not run: cell [{self.cell}] ended the notebook"
             self.failure = Failure(self.cell, self.source, "SystemExit", what)
 
-    def _manager_class(self, scratch: Path) -> type:
-        from ipykernel.kernelspec import get_kernel_dict
-        from jupyter_client.kernelspec import KernelSpec
-        from jupyter_client.manager import AsyncKernelManager
+    def save(self, notebook: NotebookNode) -> None:
+        """Write the executed copy.
 
-        execution = self
-        package = str(Path(__file__).resolve().parent.parent)
-        environment = {
-            "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
-            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-            **self.environment,
-            RUN: self.run_name,
-        }
-        sockets = os.name == "posix" and len(str(scratch)) <= SOCKET_PATH
+        Raises:
+            OSError: the disk is full, or cannot be written.
+        """
+        import nbformat
 
-        class ThisPython(AsyncKernelManager):
-            """Starts the interpreter that runs this code, whatever "python3" means in the user's Jupyter."""
-
-            # without the level, the kernel warns on the terminal; a $ would be taken for a variable's name
-            kernel_spec = KernelSpec(
-                **get_kernel_dict(["--log-level=CRITICAL"]),
-                env={name: value.replace("$", "$$") for name, value in environment.items()},
-            )
-
-            def __init__(self, **kwargs: Any) -> None:
-                where: dict[str, Any] = (
-                    {"transport": "ipc", "ip": str(scratch / "k")} if sockets else {"ip": "127.0.0.1"}
-                )
-                # half of that until the kernel is ended otherwise: one in ten ipykernels gets stuck when it is done
-                where["shutdown_wait_time"] = SHUTDOWN_SECONDS
-                super().__init__(connection_file=str(scratch / "kernel.json"), **where, **kwargs)
-                execution._manager = self
-
-            async def start_kernel(self, **kwargs: Any) -> None:  # type: ignore[override]
-                await super().start_kernel(**{**kwargs, "cwd": str(execution.cwd)} if execution.cwd else kwargs)
-                execution.process = getattr(self.provisioner, "process", None)
-
-        return ThisPython
+        with atomic(self.output) as temporary:
+            temporary.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
 
     def interrupt(self) -> None:
-        """Ask the kernel to end, as Ctrl-C would. Returns at once."""
+        """Ask the kernel to end, as Ctrl-C would, and begin no other cell. Returns at once."""
+        self.stopping = True
         self._ask("interrupt_kernel")
 
     def kill(self) -> None:
         """End the kernel and all that it started, and wait for the thread."""
+        self.stopping = True
         self._ask("shutdown_kernel", now=True)
         deadline = time.monotonic() + STOP_SECONDS
         while self.is_alive() and time.monotonic() < deadline:
-            end_leftovers(self.run_name)
+            end_marked(RUN, self.run_name)
             self.join(0.2)
 
     def _ask(self, what: str, **kwargs: Any) -> None:
@@ -195,17 +184,29 @@ class Execution(threading.Thread):
             asyncio.run_coroutine_threadsafe(getattr(self._manager, what)(**kwargs), self._loop)
 
     def _failed(self, error: Exception) -> Failure:
-        from nbclient.exceptions import DeadKernelError
-        from papermill.exceptions import PapermillExecutionError
+        from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-        if isinstance(error, PapermillExecutionError):
-            traceback = ANSI.sub("", "\n".join(error.traceback))[-TRACEBACK_LIMIT:]
-            return Failure(self.cell, self.source, error.ename, ANSI.sub("", error.evalue), traceback)
+        if isinstance(error, CellExecutionError):
+            text = ANSI.sub("", "\n".join(self._traceback)[-2 * TRACEBACK_LIMIT :])[-TRACEBACK_LIMIT:]
+            return Failure(self.cell, self.source, error.ename, ANSI.sub("", _cut(error.evalue)), text)
         if isinstance(error, DeadKernelError) and self.process is not None:
             code = self.process.wait()
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             return Failure(self.cell, self.source, "KernelDied", f"the kernel's process {how}")
-        return Failure(self.cell, self.source, type(error).__name__, str(error))
+        return Failure(self.cell, self.source, type(error).__name__, _cut(str(error)))
+
+
+class _Stopped(Exception):
+    """The notebook was asked to stop, and another cell would have begun."""
+
+
+def _cut(text: str, most: int = MESSAGE_LIMIT) -> str:
+    return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
+
+
+def _left_quietly(error: Exception) -> bool:
+    """Whether a cell called sys.exit() without a code."""
+    return getattr(error, "ename", "") == "SystemExit" and getattr(error, "evalue", "") in ("", "0", "None")
 
 
 def _was_to_run(cell: Any) -> bool:
@@ -213,72 +214,129 @@ def _was_to_run(cell: Any) -> bool:
     return cell.cell_type == "code" and bool(cell.source.strip()) and not skipped
 
 
-def _literal(path: Path) -> str:
-    """Papermill formats paths with the parameters; braces in them are meant as they stand."""
-    return str(path).replace("{", "{{").replace("}", "}}")
+def _parameterized(notebook: Notebook, parameters: Mapping[str, Any]) -> NotebookNode:
+    import nbformat
+    from papermill.log import logger
+    from papermill.parameterize import parameterize_notebook
+
+    logger.setLevel("CRITICAL")  # it warns of a notebook without parameters
+    content: NotebookNode = nbformat.reads(notebook.text, as_version=4)
+    # the names are those that papermill gives to input and output; no folder of this machine
+    content.metadata["papermill"] = {"input_path": notebook.name, "output_path": notebook.name}
+    for cell in content.cells:
+        cell.metadata.setdefault("tags", [])  # papermill reads them
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    if parameters:
+        content = parameterize_notebook(content, dict(parameters), kernel_name="python3", language="python")
+        as_json = json.dumps(dict(parameters))
+        content.metadata.papermill["parameters"] = json.loads(as_json, parse_constant=str)  # NaN is no JSON
+    return content
 
 
-def _engine() -> type:
-    """Papermill's engine, with a limit to what it keeps of the output and an eye on where it stands."""
-    from nbformat import NotebookNode
-    from papermill.clientwrap import PapermillNotebookClient
-    from papermill.engines import NBClientEngine, NotebookExecutionManager
+def _manager_class(execution: Execution, scratch: Path) -> type:
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
 
-    class Manager(NotebookExecutionManager):  # type: ignore[misc]
-        def save(self, **kwargs: Any) -> None:
-            # while the notebook runs, a disk that is full or read-only for a moment costs nothing but the copy
-            with contextlib.suppress(OSError):
-                super().save(**kwargs)
+    package = str(Path(__file__).resolve().parent.parent)
+    environment = {
+        "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        **execution.environment,
+    }
+    sockets = os.name == "posix" and len(str(scratch)) <= SOCKET_PATH
 
-    class Client(PapermillNotebookClient):  # type: ignore[misc]
-        def __init__(self, manager: Manager, execution: Execution, **traits: Any) -> None:
-            super().__init__(manager, **traits)
-            self.execution, self.room = execution, OUTPUT_LIMIT
+    class ThisPython(AsyncKernelManager):
+        """Starts the interpreter that runs this code, whatever "python3" means in the user's Jupyter."""
 
-        def execute_cell(self, cell: NotebookNode, index: int, **kwargs: Any) -> Any:
-            if _was_to_run(cell):
-                self.execution.source = cell.source.strip().splitlines()[0]
-                self.execution.cell += 1
-            return super().execute_cell(cell, index, **kwargs)
+        # without the level, the kernel warns on the terminal; a $ would be taken for a variable's name
+        kernel_spec = KernelSpec(
+            **get_kernel_dict(["--log-level=CRITICAL"]),
+            env={name: value.replace("$", "$$") for name, value in environment.items()},
+        )
 
-        def output(self, outs: list[NotebookNode], msg: dict[str, Any], display_id: Any, index: int) -> Any:
-            if self.room < 0 and msg["msg_type"] != "error":
-                return None
+        def __init__(self, **kwargs: Any) -> None:
+            where: dict[str, Any] = {"transport": "ipc", "ip": str(scratch / "k")} if sockets else {"ip": "127.0.0.1"}
+            # half of that until the kernel is ended otherwise: one in ten ipykernels gets stuck when it is done
+            where["shutdown_wait_time"] = SHUTDOWN_SECONDS
+            super().__init__(connection_file=str(scratch / "kernel.json"), **where, **kwargs)
+            execution._manager = self
+
+        async def start_kernel(self, **kwargs: Any) -> None:  # type: ignore[override]
+            await super().start_kernel(**{**kwargs, "cwd": str(execution.cwd)} if execution.cwd else kwargs)
+            execution.process = getattr(self.provisioner, "process", None)
+
+    return ThisPython
+
+
+def _client_class() -> type:
+    """Nbclient's client, with a limit to what it keeps of the output."""
+    from nbclient import NotebookClient
+    from papermill.translators import translate_parameters
+
+    class Client(NotebookClient):
+        def __init__(self, execution: Execution, notebook: NotebookNode, manager: type) -> None:
+            self.execution = execution
+            self.room = OUTPUT_LIMIT
+            self.kept = 0  # of the cell under way
+            super().__init__(
+                notebook,
+                kernel_name="python3",
+                kernel_manager_class=manager,
+                startup_timeout=STARTUP_SECONDS,
+                iopub_timeout=60,
+                on_notebook_start=self.started,
+                on_cell_execute=self.begin,
+                on_cell_complete=self.sent,
+                on_cell_executed=self.end,
+                on_cell_error=self.note_error,
+            )
+
+        def started(self, **_: Any) -> None:
+            assert self.kc is not None
+            self.kc.hb_channel.unpause()
+
+        def begin(self, cell: NotebookNode, **_: Any) -> None:
+            if self.execution.stopping:
+                raise _Stopped("the notebook was stopped before this cell")
+            self.execution.source = cell.source.strip().splitlines()[0]
+            self.execution.cell += 1
+            self.kept, self.source = 0, cell.source
+            if "injected-parameters" in cell.metadata.get("tags", []):
+                cell.source = translate_parameters("python3", "python", self.execution.parameters, "Parameters")
+
+        def sent(self, cell: NotebookNode, **_: Any) -> None:
+            cell.source = self.source  # as the copy shows it
+
+        def end(self, **_: Any) -> None:
+            with contextlib.suppress(OSError):  # while the notebook runs, a full disk costs nothing but the copy
+                self.execution.save(self.nb)
+
+        def note_error(self, execute_reply: dict[str, Any], **_: Any) -> None:
+            self.execution._traceback = list(execute_reply["content"]["traceback"])
+
+        def output(self, outs: list[NotebookNode], msg: dict[str, Any], display_id: Any, cell_index: int) -> Any:
             content = msg["content"]
-            self.room -= _size(content)
-            if self.room < 0 and msg["msg_type"] != "error":
+            if msg["msg_type"] == "error":
+                lines = [_cut(line, TRACEBACK_LIMIT) for line in content["traceback"]]
+                content = {**content, "evalue": _cut(content["evalue"], TRACEBACK_LIMIT), "traceback": lines}
+                return super().output(outs, {**msg, "content": content}, display_id, cell_index)
+            if not outs or self.clear_before_next_output:  # what the cell has cleared counts no more
+                self.room, self.kept = self.room + self.kept, 0
+            if self.room < 0:
+                return None
+            size = _size(content)
+            self.room, self.kept = self.room - size, self.kept + size
+            if self.room < 0:
                 if msg["msg_type"] != "stream":
-                    msg = {**msg, "msg_type": "stream"}
                     content = {"name": "stderr", "text": ""}
-                kept = content["text"][: max(0, len(content["text"]) + self.room)]
-                msg = {**msg, "content": {**content, "text": kept + LEFT_OUT}}
-            return super().output(outs, msg, display_id, index)
+                text = content["text"][: max(0, len(content["text"]) + self.room)] + LEFT_OUT
+                header = {**msg["header"], "msg_type": "stream"}
+                msg = {**msg, "msg_type": "stream", "header": header, "content": {**content, "text": text}}
+            return super().output(outs, msg, display_id, cell_index)
 
-    class Engine(NBClientEngine):  # type: ignore[misc]
-        @classmethod
-        def execute_notebook(
-            cls, nb: NotebookNode, kernel_name: str, output_path: str, execution: Execution, **options: Any
-        ) -> NotebookNode:
-            # a copy that is passed on should not name folders of this machine; JSON has no NaN
-            nb.metadata.papermill.update(
-                input_path=execution.notebook.name, output_path=execution.notebook.name,
-                parameters=_without_nan(dict(nb.metadata.papermill.get("parameters", {}))),
-            )  # fmt: skip
-            manager = Manager(nb, output_path, progress_bar=False)
-            manager.notebook_start()
-            try:
-                Client(
-                    manager,
-                    execution,
-                    kernel_name="python3",
-                    kernel_manager_class=options["kernel_manager_class"],
-                    iopub_timeout=60,
-                ).execute()
-            finally:
-                manager.notebook_complete()
-            return cast(NotebookNode, manager.nb)
-
-    return Engine
+    return Client
 
 
 def _size(content: Any) -> int:
@@ -287,57 +345,3 @@ def _size(content: Any) -> int:
     if isinstance(content, list):
         return sum(_size(value) for value in content)
     return len(content) if isinstance(content, str) else 8
-
-
-def _without_nan(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {name: _without_nan(value) for name, value in data.items()}
-    if isinstance(data, list):
-        return [_without_nan(item) for item in data]
-    return str(data) if isinstance(data, float) and (data != data or abs(data) == float("inf")) else data
-
-
-def _processes(run: str) -> list[Any]:
-    """Processes of this machine that belong to a run, wherever in the tree they hang by now."""
-    import psutil
-
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get(RUN) == run:
-                found.append(process)
-    return found
-
-
-def end_leftovers(run: str) -> int:
-    """Kill all processes of this machine that belong to `run`, and return how many there were.
-
-    For after a kernel has ended, and for before one starts: if the process that watched over the last one was killed,
-    its kernel lives on for a moment.
-    """
-    import psutil
-
-    ended: set[int] = set()
-    while found := _processes(run):
-        for process in found:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        ended |= {process.pid for process in found}
-        time.sleep(0.05)  # not psutil.wait_procs: it would take a child's exit code from whoever started it
-    return len(ended)
-
-
-def memory(pid: int) -> int:
-    """Return how many bytes of memory a process and those that it started hold for themselves; 0 if it is gone."""
-    import psutil
-
-    total = 0
-    try:
-        process = psutil.Process(pid)
-        family = [process, *process.children(recursive=True)]
-    except psutil.Error:
-        return 0
-    for one in family:
-        with contextlib.suppress(psutil.Error, OSError):
-            total += one.memory_info().rss
-    return total

@@ -8,24 +8,27 @@ A run of a notebook is a folder, `<results>/notebooks/<run id>`, named by the ha
     ...             the artifacts: the executed copy, figures, tables
 
 A run is done when its status says so, its manifest is the one that the status vouches for, and every artifact is there
-and has its checksum. Who runs it holds its lock; a lock is let go of by the operating system when its holder is killed.
+and has its checksum. Who runs it holds its lock, which the operating system releases when its holder is killed: a run
+whose status says that it is running, and whose lock is free, was killed.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-import os
+import math
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 
 from hatlab.files import write_json
 from hatlab.provenance import checksum
@@ -34,8 +37,9 @@ __all__ = ["FOLDER", "Entry", "NotebookRun", "State", "Status", "entries", "now"
 
 FOLDER: Final = "notebooks"  # of all runs of notebooks, below the results
 HEARTBEAT: Final = 5.0  # seconds between two signs of life
-LOST: Final = 60.0  # seconds without one after which a runner on another machine is taken for dead
+LOST: Final = 60.0  # seconds without one after which a run is said to be silent
 
+Record = TypeVar("Record")
 State = Literal["queued", "running", "done", "failed", "killed", "timed out", "stale"]
 
 
@@ -51,7 +55,7 @@ class Status:
         state: "stale" is never written: it is what a done run is called whose outcome is damaged.
         attempt: from 1; how many times it has been started.
         reason: why it is in that state, for people.
-        heartbeat: the last sign of life of a running one.
+        heartbeat: the last sign of life of a running one's kernel.
         host, pid: of the runner; kernel: the kernel's process.
         cell, n_cells: code cell under way, and how many there are.
         error: of a run that did not end well: `cell`, `source`, `error`, `message`, `traceback`.
@@ -78,9 +82,8 @@ class Status:
     @property
     def elapsed(self) -> float:
         """Seconds that it took or, while it is running, has taken until now."""
-        if self.state != "running":
-            return self.seconds
-        return max(self.seconds, time.time() - datetime.fromisoformat(self.started).timestamp())
+        since = _seconds_since(self.started) if self.state == "running" else 0.0
+        return max(self.seconds, since) if math.isfinite(since) else self.seconds
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class NotebookRun:
     hatlab: str
     data: dict[str, str]
 
-    @property
+    @functools.cached_property
     def run_id(self) -> str:
         """First 12 hexadecimal digits of the SHA-256 of notebook, all parameters, version of hatlab and data."""
         content = json.dumps([self.notebook, self.source, self.values, self.hatlab, self.data], sort_keys=True)
@@ -146,11 +149,7 @@ class Entry:
 
     def read_run(self) -> NotebookRun | None:
         """Return what the run is; None where that cannot be read."""
-        content = _read_json(self.folder / "run.json")
-        try:
-            return NotebookRun(**{item.name: content[item.name] for item in fields(NotebookRun)})
-        except KeyError:
-            return None
+        return _read(self.folder / "run.json", NotebookRun)
 
     def write(self, status: Status) -> None:
         """Write where the run stands. Only the holder of its lock may."""
@@ -164,30 +163,42 @@ class Entry:
 
     def written(self) -> Status | None:
         """Return the status as it was written; None if there is none that can be read."""
-        content = _read_json(self.folder / "status.json")
-        known = {item.name for item in fields(Status)}
-        try:
-            return Status(**{name: value for name, value in content.items() if name in known})
-        except TypeError:
-            return None
+        return _read(self.folder / "status.json", Status)
 
     def status(self) -> Status:
-        """Return where the run stands in truth: a done run with a damaged outcome is stale, one whose runner is gone
-        was killed, one that was never started is queued."""
+        """Return where the run stands in truth: a done run with a damaged outcome is stale, a running one that nobody
+        runs was killed, one that was never started is queued."""
         status = self.written()
         if status is None:
             damaged = (self.folder / "status.json").exists()
             return Status("stale", reason="status.json cannot be read") if damaged else Status("queued")
         if status.state == "done" and (problem := self._damage(status)):
             return Status("stale", status.attempt, problem, seconds=status.seconds)
-        if status.state == "running" and (problem := _runner_gone(status)):
-            return Status(**{**asdict(status), "state": "killed", "reason": problem})
+        if status.state == "running":
+            silent = _seconds_since(status.heartbeat)
+            if not self._held(status, silent):
+                status = self.written() or status  # it may have ended since
+                if status.state == "running":
+                    return replace(status, state="killed", reason="whoever ran it was killed, or could not write")
+                return self.status()
+            if silent > LOST:
+                return replace(status, reason=f"no sign of life for {silent:.0f} s")
         return status
+
+    def _held(self, status: Status, silent: float) -> bool:
+        """Whether somebody runs it: the lock tells, on this machine and others, inside a container and outside."""
+        try:
+            with self.lock(wait=0) as free:
+                # the lock of another machine may not be seen at once
+                return not free or (status.host != socket.gethostname() and silent < LOST)
+        except OSError:  # somebody else's folder, that can only be read
+            return silent < LOST
 
     def artifacts(self) -> dict[str, str]:
         """Return file name -> checksum, as the manifest has it; empty where it cannot be read."""
-        found = _read_json(self.manifest).get("artifacts")
-        return found if isinstance(found, dict) else {}
+        found = _read_json(self.manifest)
+        artifacts = found.get("artifacts") if isinstance(found, dict) else None
+        return artifacts if isinstance(artifacts, dict) else {}
 
     def _damage(self, status: Status) -> str:
         """Say what is wrong with the outcome of a run whose status is done, or return ""."""
@@ -212,31 +223,27 @@ def entries(results: Path) -> list[Entry]:
     return [Entry(results, path.parent.name) for path in found]
 
 
-def _runner_gone(status: Status) -> str:
-    """Say why the runner of a running run is taken for dead, or return ""."""
-    if status.host == socket.gethostname() and not _alive(status.pid):
-        return "whoever ran it was killed"
-    silent = time.time() - datetime.fromisoformat(status.heartbeat).timestamp()
-    return f"no sign of life for {silent:.0f} s" if silent > LOST else ""
-
-
-def _alive(pid: int) -> bool:
-    if os.name != "posix":
-        import psutil
-
-        return bool(psutil.pid_exists(pid))
+def _seconds_since(moment: str) -> float:
+    """Return how long ago an ISO 8601 moment was; infinity if it is none."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass  # it is another user's
-    return True
+        return time.time() - datetime.fromisoformat(moment).timestamp()
+    except (ValueError, TypeError):
+        return float("inf")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> Any:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, Mapping) else {}  # type: ignore[return-value]
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _read(path: Path, kind: type[Record]) -> Record | None:
+    """Return a record as it was written, without what another version has put in; None if it is not such a one."""
+    content = _read_json(path)
+    try:
+        known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+        wanted = {name: value for name, value in content.items() if name in known}
+        return TypeAdapter(kind).validate_python(wanted)
+    except (AttributeError, ValidationError):
+        return None

@@ -14,7 +14,9 @@ EPOCH_INTERVAL: Final = 0.1
 
 
 def format_seconds(seconds: float) -> str:
-    """Return a duration as people say it: "4.2 s", "3 min 20 s", "2 h 05 min"."""
+    """Return a duration as people say it: "4.2 s", "3 min 20 s", "2 h 05 min"; "?" for what is none."""
+    if not 0 <= seconds < 1e9:
+        return "?"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

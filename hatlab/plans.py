@@ -12,14 +12,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import TypeAdapter
+
 from hatlab import grids
 from hatlab.config import ConfigError, RunConfig, nearest
-from hatlab.files import write_json
+from hatlab.files import atomic, write_json
 from hatlab.grids import Point
-from hatlab.kernels import RUN
 from hatlab.ledger import Entry, NotebookRun, Status, entries, now
 from hatlab.notebook import Notebook
 from hatlab.paths import results_root
+from hatlab.processes import RUN
 from hatlab.provenance import library_version
 
 __all__ = ["Batch", "Planned", "find", "names", "plan", "runs_of"]
@@ -94,10 +96,18 @@ class Batch:
         """Whether all runs are done, now."""
         return all(self.entry(run).status().state == "done" for run in self.runs)
 
-    def save(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def save(self, notebooks: Iterable[Notebook] = ()) -> dict[str, Path]:
+        """Write the plan, and beside it the notebooks as they are now; return the checksum of each -> its file."""
+        sources = self.folder / "notebooks"
+        sources.mkdir(parents=True, exist_ok=True)
+        files = {}
+        for notebook in notebooks:
+            files[notebook.checksum] = path = sources / f"{notebook.checksum.rpartition(':')[2][:12]}.ipynb"
+            with atomic(path) as temporary:
+                temporary.write_text(notebook.text, encoding="utf-8")
         runs = [{"run_id": run.run_id, **asdict(run)} for run in self.runs]
         write_json(self.folder / "batch.json", {"planned": now(), "figures": dict(self.figures), "runs": runs})
+        return files
 
     def look(self) -> list[Planned]:
         """Return each run with its status, and the reason why it is to be made if it is not done."""
@@ -269,7 +279,7 @@ def names(results: Path | str | None = None) -> list[str]:
     found = sorted((_root(results) / FOLDER).glob("*/batch.json"), key=lambda path: path.stat().st_mtime)
     if run := os.environ.get(RUN):
         own = f'"run_id": "{Path(run).name}"'
-        found = [path for path in found if own not in path.read_text(encoding="utf-8")]
+        found = [path for path in found if own not in path.read_text(encoding="utf-8", errors="replace")]
     return [path.parent.name for path in found]
 
 
@@ -287,10 +297,14 @@ def find(results: Path | str | None = None, name: str | None = None) -> Batch:
     path = root / FOLDER / (known[-1] if name is None else name) / "batch.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        runs = tuple(NotebookRun(**{k: v for k, v in run.items() if k != "run_id"}) for run in content["runs"])
-        return Batch(path.parent.name, runs, root, content.get("figures", {}))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} cannot be read ({error!r}): call hatlab batch again, which writes it anew") from None
+        runs = {run.run_id: run for run in TypeAdapter(list[NotebookRun]).validate_python(content["runs"])}
+        figures = TypeAdapter(dict[str, str]).validate_python(content.get("figures", {}))
+        if not runs or (figures and not runs.keys() <= figures.keys()):
+            raise ValueError(f"it names {len(runs)} runs and {len(figures)} figures")
+        return Batch(path.parent.name, tuple(runs.values()), root, figures)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ConfigError(f"{path} cannot be read ({why}): call hatlab batch again, which writes it anew") from None
 
 
 def _root(results: Path | str | None) -> Path:

@@ -1,6 +1,6 @@
 """What a long run tells while it goes: bars in a terminal, plain lines elsewhere, events in a file.
 
-Training calls the methods of `Progress`. A display that fails (a closed pipe, a full disk) goes quiet; it never
+Training calls the methods of `Progress`. What a display cannot write (a closed pipe, a full disk) is dropped; it never
 stops the training that it shows.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import io
 import json
 import math
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, TextIO, cast
 
 from hatlab.pace import EPOCH_INTERVAL, Pace, RunPace, format_seconds
+from hatlab.streams import Tolerant
 
 __all__ = ["ConsoleProgress", "FileProgress", "Progress", "Replay", "Shared", "default_progress", "in_notebook"]
 
@@ -65,26 +65,6 @@ class Progress:
 EVENTS: Final = ("sweep_started", "run_started", "epoch_done", "task_done", "run_done", "note")
 
 
-class _Harmless(io.TextIOBase):
-    """A text stream whose failures (a closed pipe or file, a character it cannot encode) make it quiet."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._quiet = False
-
-    def isatty(self) -> bool:
-        return not self._stream.closed and self._stream.isatty()
-
-    def write(self, text: str) -> int:
-        if not self._quiet:
-            try:
-                self._stream.write(text)
-                self._stream.flush()
-            except (OSError, ValueError):
-                self._quiet = True
-        return len(text)
-
-
 class ConsoleProgress(Progress):
     """Live bars where `stream` is a terminal; elsewhere plain lines: one per task, per loaded run, and at the end. Of
     more than `MANY_RUNS` runs only how many tasks are done, about ten times.
@@ -95,7 +75,7 @@ class ConsoleProgress(Progress):
     """
 
     def __init__(self, stream: TextIO | None = None, live: bool | None = None) -> None:
-        self.stream = _Harmless(sys.stderr if stream is None else stream)
+        self.stream = Tolerant(sys.stderr if stream is None else stream)
         self._pace = Pace()
         self._told = -math.inf  # when a line last told the time left
         self._tenths = 0
@@ -191,7 +171,7 @@ class ConsoleProgress(Progress):
 class _Bars:
     """Three rich bars: runs, tasks of all runs, epochs of the run heard of last. Drawn by rich's own thread."""
 
-    def __init__(self, stream: _Harmless) -> None:
+    def __init__(self, stream: Tolerant) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as RichProgress

@@ -58,7 +58,8 @@ def build_network(config: RunConfig, sequence: TaskSequence) -> HATNetwork:
     """
     classes = [len(task.classes) for task in sequence.tasks]
     with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        # torch.manual_seed would seed the generators of all GPUs, too, which the fork does not put back
+        torch.default_generator.manual_seed(config.seed)
         shape, init, gated = sequence.input_shape, config.embedding_init, config.method == "hat"
         network = (
             HATMLP(shape, classes, config.widths, config.dropout, init, gated)

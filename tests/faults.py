@@ -30,7 +30,7 @@ import pandas as pd
 import psutil
 
 from hatlab.files import write_json
-from hatlab.kernels import RUN
+from hatlab.processes import RUN
 from hatlab.provenance import checksum, environment, git_state
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +38,9 @@ N_RUNS = 6
 DRAWS = 5  # of a moment, until the batch is not over yet
 CALLS = 3  # reruns after the fault, at most
 READ_ONLY_SECONDS = 3.0
+FULL_SECONDS = (3.0, 15.0)  # less and more than a runner's patience
+DISK = 60_000_000  # bytes of the disk that is filled
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")  # Debian's package faketime
 HATLAB = [sys.executable, "-m", "hatlab.cli"]
 
 PARAMETERS = """\
@@ -56,6 +59,17 @@ numbers = np.random.default_rng(i).normal(size=1000)
 time.sleep(0.5)
 table = pd.DataFrame({"step": range(1000), "value": numbers.cumsum()})
 artifacts.save(figure, runs=[], tables={"walk": table}, profile=profile, results=results)"""
+
+# the same, but for an interrupt, which makes a shorter table of it
+CATCHES = SMALL.replace(
+    "time.sleep(0.5)", "try:\n    time.sleep(0.5)\nexcept KeyboardInterrupt:\n    numbers = numbers * 0"
+)
+
+# the same with a module that lies beside the notebook
+HELPED = SMALL.replace("import time\n", "import time\nfrom helper import factor\n").replace(
+    "size=1000)", "size=1000) * factor"
+)
+HELPER, CHANGED = "factor = 1\n", "factor = 2\n"
 
 # the same with real training
 TRAINING = """\
@@ -105,12 +119,40 @@ def write_notebook(path: Path, code: str) -> Path:
 class Lab:
     """A notebook, a results folder, and the commands about them."""
 
-    def __init__(self, folder: Path, code: str, n_runs: int = N_RUNS) -> None:
+    def __init__(self, folder: Path, code: str, n_runs: int = N_RUNS, helper: str = HELPER) -> None:
         folder.mkdir(parents=True)
         self.n_runs = n_runs
         self.results = folder / "results"
         self.notebook = write_notebook(folder / "small.ipynb", code)
+        self.helper = folder / "helper.py"
+        if "helper" in code:
+            self.helper.write_text(helper)
         self.log = folder / "log.txt"
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        self.clock = folder / "clock"  # how far the command's clock is off
+        self.piped = False  # whether the command's output goes through a pipe that may close
+
+    @contextlib.contextmanager
+    def prepared(self, fault: str) -> Iterator[None]:
+        """What a fault needs that is not there yet."""
+        if fault == "clock stepped back":
+            if not FAKETIME.exists():
+                raise CannotInject("no libfaketime")
+            self.clock.write_text("+0")
+            self.environment |= {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(self.clock)}
+            self.environment |= {"FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        self.piped = fault == "output closed"
+        if fault != "disk full":
+            yield
+            return
+        self.results.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(self.results)]
+        if os.geteuid() != 0 or subprocess.run(mount, stderr=subprocess.DEVNULL).returncode:
+            raise CannotInject("no disk can be mounted here")
+        try:
+            yield
+        finally:
+            subprocess.run(["umount", "--lazy", str(self.results)], check=True)
 
     def start(self, *options: str) -> subprocess.Popen[bytes]:
         command = [
@@ -123,17 +165,19 @@ class Lab:
             str(self.results),
         ]
         with self.log.open("ab") as log:
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+            output = subprocess.PIPE if self.piped else log
             return subprocess.Popen(
                 [*command, *(options or ("--workers", "2"))],
-                stdout=log,
-                stderr=log,
-                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT if self.piped else log,
+                env=self.environment,
                 cwd=self.notebook.parent,
             )
 
     def call(self, *options: str) -> int:
-        return self.start(*options).wait(timeout=180)
+        """Call the command as somebody would whom nothing happens to."""
+        self.piped = False
+        return self.start(*options).wait(timeout=600)
 
     def ask(self, command: str, *options: str) -> subprocess.CompletedProcess[str]:
         full = [*HATLAB, command, *options, "--results", str(self.results)]
@@ -223,6 +267,68 @@ def delete_artifact(lab: Lab, command: subprocess.Popen[bytes], rng: random.Rand
     return path.name if existed else ""
 
 
+def stop_kernel(lab: Lab, command: subprocess.Popen[bytes], rng: random.Random) -> str:
+    if not (kernels := lab.kernels()):
+        return ""
+    with contextlib.suppress(psutil.Error):
+        rng.choice(kernels).suspend()
+    return "a kernel, with SIGSTOP"
+
+
+def fill_disk(lab: Lab, command: subprocess.Popen[bytes], rng: random.Random) -> str:
+    if command.poll() is not None or not (lab.results / "notebooks").is_dir():
+        return ""
+    filler, seconds = lab.results / "filler", rng.uniform(*FULL_SECONDS)
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    time.sleep(seconds)
+    filler.unlink()
+    return f"for {seconds:.0f} s"
+
+
+def step_clock(lab: Lab, command: subprocess.Popen[bytes], rng: random.Random) -> str:
+    if command.poll() is not None:
+        return ""
+    lab.clock.write_text("-3600")
+    return "by an hour"
+
+
+def flip_bit(lab: Lab, command: subprocess.Popen[bytes], rng: random.Random) -> str:
+    """In any file of a run: its tables, its record, the checkpoints and weights of its training."""
+    found = [*(lab.results / "notebooks").glob("*/*"), *(lab.results / "runs").rglob("*")]
+    files = sorted(path for path in found if path.is_file() and path.suffix != ".lock" and path.stat().st_size)
+    if not files:
+        return ""
+    path = rng.choice(files)
+    try:
+        content = bytearray(path.read_bytes())
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(content)
+    except (OSError, ValueError):  # it has just been replaced
+        return ""
+    return path.name
+
+
+def interrupt_command(lab: Lab, command: subprocess.Popen[bytes], rng: random.Random) -> str:
+    if command.poll() is not None or not lab.kernels():
+        return ""
+    command.terminate()
+    return "the notebooks catch it"
+
+
+def close_output(lab: Lab, command: subprocess.Popen[bytes], rng: random.Random) -> str:
+    if command.poll() is not None:
+        return ""
+    command.stdout.close()
+    return "standard output and error"
+
+
+def change_helper(lab: Lab, command: subprocess.Popen[bytes], rng: random.Random) -> str:
+    lab.helper.write_text(CHANGED)
+    return lab.helper.name
+
+
 WORKER = "worker killed"  # of a cluster, which the others do without
 FAULTS: dict[str, Callable[[Lab, subprocess.Popen[bytes], random.Random], str]] = {
     "kernel killed": kill_kernel,
@@ -230,7 +336,15 @@ FAULTS: dict[str, Callable[[Lab, subprocess.Popen[bytes], random.Random], str]] 
     "folder read-only": make_read_only,
     "manifest truncated": truncate_manifest,
     "artifact deleted": delete_artifact,
+    "kernel stopped": stop_kernel,
+    "disk full": fill_disk,
+    "clock stepped back": step_clock,
+    "bit flipped": flip_bit,
+    "interrupt caught": interrupt_command,
+    "output closed": close_output,
+    "helper changed": change_helper,
 }
+OWN = {"interrupt caught": CATCHES, "helper changed": HELPED}  # faults that need a notebook of their own
 
 
 @contextlib.contextmanager
@@ -275,7 +389,7 @@ class Expected:
 
 
 def reference(folder: Path, code: str, n_runs: int = N_RUNS) -> Expected:
-    lab, begun = Lab(folder, code, n_runs), time.monotonic()
+    lab, begun = Lab(folder, code, n_runs, CHANGED), time.monotonic()
     assert lab.call() == 0, lab.log.read_text()
     seconds = time.monotonic() - begun
     return Expected(lab.table().read_bytes(), seconds, n_runs)
@@ -287,6 +401,7 @@ def try_fault(folder: Path, fault: str, notebook: str, code: str, expected: Expe
     lab = Lab(folder, code, expected.n_runs)
     moment = rng.uniform(0, 0.9 * expected.seconds)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(lab.prepared(fault))
         options: tuple[str, ...] = ()
         if fault == WORKER:
             address, workers = stack.enter_context(cluster())
@@ -306,29 +421,31 @@ def try_fault(folder: Path, fault: str, notebook: str, code: str, expected: Expe
                 break
             time.sleep(0.05)
         moment = time.monotonic() - begun
-        command.wait(timeout=180)
+        if command.stdout is not None and not command.stdout.closed:
+            command.communicate(timeout=600)
+        command.wait(timeout=600)
         states = lab.states()
         reruns, done = 0, bool(states) and set(states) == {"done"}
         while not done and reruns < CALLS:
             reruns += 1
             done = lab.call(*options) == 0
-    table = lab.table() if done else None
-    collected = pd.read_parquet(table) if table else pd.DataFrame({"notebook_run": [], "i": []})
-    pairs = collected[["notebook_run", "i"]].drop_duplicates()
-    time.sleep(1.5)  # a kernel whose watcher was killed notices within a second
-    first = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "nothing planned"
-    return Outcome(
-        fault,
-        notebook,
-        round(moment, 1),
-        hit,
-        first,
-        reruns,
-        done,
-        once=len(pairs) == expected.n_runs == pairs["i"].nunique(),
-        same_bytes=table is not None and table.read_bytes() == expected.table,
-        no_orphan=not lab.kernels(),
-    )
+        table = lab.table() if done else None
+        collected = pd.read_parquet(table) if table else pd.DataFrame({"notebook_run": [], "i": []})
+        pairs = collected[["notebook_run", "i"]].drop_duplicates()
+        time.sleep(1.5)  # a kernel whose watcher was killed notices within a second
+        first = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "nothing planned"
+        return Outcome(
+            fault,
+            notebook,
+            round(moment, 1),
+            hit,
+            first,
+            reruns,
+            done,
+            once=len(pairs) == expected.n_runs == pairs["i"].nunique(),
+            same_bytes=table is not None and table.read_bytes() == expected.table,
+            no_orphan=not lab.kernels(),
+        )
 
 
 def _table(rows: dict[int, Outcome]) -> pd.DataFrame:
@@ -353,11 +470,11 @@ def main() -> None:
     options = parser.parse_args()
     rows = _read(options.out)
     with tempfile.TemporaryDirectory() as scratch:
-        kinds, notebooks = [*FAULTS, WORKER], {"small": SMALL, "training": TRAINING}
+        kinds, notebooks = [*FAULTS, WORKER], {"small": SMALL, "training": TRAINING, **OWN}
         expected = {name: reference(Path(scratch) / name, code) for name, code in notebooks.items()}
         for number in range(options.faults):
             fault = kinds[number % len(kinds)]
-            notebook = "training" if number // len(kinds) % 5 == 4 else "small"
+            notebook = fault if fault in OWN else "training" if number // len(kinds) % 5 in (1, 4) else "small"
             for draw in range(DRAWS):
                 if number in rows and (rows[number].hit or not rows[number].survived):
                     break

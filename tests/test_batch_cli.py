@@ -1,13 +1,25 @@
 import json
 import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
+from dead_streams import KINDS, dying
+from faults import HATLAB, ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from notebooks_for_tests import TABLE, walk, write
 
 from hatlab import batches
 from hatlab.cli import cli
-from hatlab.ledger import Entry
+from hatlab.files import write_json
+from hatlab.ledger import Entry, NotebookRun, Status, now
+from hatlab.plans import Batch
+from hatlab.provenance import checksum
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups of POSIX")
 
@@ -28,7 +40,7 @@ def test_an_evening_and_a_morning(tmp_path):
     done = invoke(*command)
     (name,) = batches.names(tmp_path / "out")
     assert done.exit_code == 0, done.output
-    assert f"{name}: 4 of 4 done; " in done.stderr and "Dask's dashboard: http://127.0.0.1:" in done.stderr
+    assert f"{name}: 4 of 4 done; " in done.stderr and " at a time on this machine" in done.stderr
     assert done.stdout == f"hatlab status {name}    hatlab collect {name}\n"
 
     status = invoke("status", *results)
@@ -93,7 +105,6 @@ def test_a_grid_file_and_options_together(tmp_path):
         (["--resources", "GPU=x"], "'x' is no number"),
         (["--resources", "GPU=1"], "only workers of a scheduler have any; name it with --scheduler"),
         (["--scheduler", "nonsense"], "scheduler = 'nonsense': "),
-        (["--dashboard", "nonsense:99999"], "dashboard = 'nonsense:99999': "),
     ],
 )
 def test_what_cannot_be_used_is_one_message_and_exit_code_2(tmp_path, arguments, message):
@@ -109,7 +120,111 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
     assert [status.state for status in batches.find(tmp_path).statuses().values()] == ["queued"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_whose_output_goes_nowhere_comes_to_its_end(tmp_path, kind):
+    """The first run fails, so there is something to tell when the stream is dead."""
+    notebook = write(tmp_path / "n.ipynb", f"assert i\n{TABLE}", parameters="i: int = 0  # the run", place=True)
+    arguments = ["batch", str(notebook), "-p", "i=0..2", "--workers", "1", "--results", str(tmp_path)]
+    stream, others = dying(kind)
+    process = subprocess.Popen([*HATLAB, *arguments], stdout=stream, stderr=stream, start_new_session=True, cwd=ROOT)
+    os.close(stream)
+    for other in others:
+        assert os.read(other, 1)  # as `head` does, and a terminal that is closed after a while
+        os.close(other)
+    assert process.wait(timeout=300) == 1
+    found = batches.find(tmp_path)
+    assert [status.state for status in found.statuses().values()] == ["failed", "done", "done"]
+
+
 @pytest.mark.parametrize("command", ["status", "collect"])
 def test_a_batch_that_is_not_there_is_named(tmp_path, command):
     done = invoke(command, "night", "--results", tmp_path)
     assert done.exit_code == 2 and "no batch in" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory):
+    """The results of a batch of two runs that are done and one that failed, written without kernels; its notebook."""
+    results = tmp_path_factory.mktemp("night")
+    notebook = write(tmp_path_factory.mktemp("books") / "n.ipynb", "pass", parameters="i: int = 0  # the run")
+    runs = tuple(NotebookRun("n.ipynb", "s", {"i": i}, {"i": i}, "0", {}) for i in range(3))
+    Batch("night", runs, results).save()
+    for run in runs:
+        entry = Entry(results, run.run_id)
+        entry.describe(run)
+        pd.DataFrame({"step": [0, 1]}).to_parquet(entry.folder / "walk.parquet")
+        write_json(entry.manifest, {"artifacts": {"walk.parquet": checksum(entry.folder / "walk.parquet")}})
+        ended = {"attempt": 1, "started": now(), "ended": now(), "heartbeat": now(), "seconds": 2.5}
+        done = Status("done", manifest=checksum(entry.manifest), **ended)
+        entry.write(done if run.values["i"] else Status("failed", reason="no", error={"cell": 3}, **ended))
+    return results, notebook
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@st.composite
+def damages(draw):
+    """What is done to the bytes of a JSON file."""
+    kind = draw(st.sampled_from(["cut", "flipped", "replaced", "a value", "a name", "nested"]))
+    place, bit, new = draw(st.integers(0, 10**6)), draw(st.integers(0, 7)), draw(junk)
+
+    def damage(content):
+        if kind == "cut":
+            return content[: place % len(content)]
+        if kind == "flipped":
+            at = place % len(content)
+            return content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]
+        if kind == "nested":
+            return b"[" * 100_000
+        whole = json.loads(content)
+        if kind == "replaced":
+            whole = new
+        elif kind == "a value":
+            inner, name = list(places(whole))[place % len(list(places(whole)))]
+            inner[name] = new
+        else:
+            whole.pop(sorted(whole)[place % len(whole)])
+        return json.dumps(whole).encode()
+
+    return damage
+
+
+def places(content):
+    """All places of values in a JSON document."""
+    for name in content if isinstance(content, dict) else range(len(content)):
+        yield content, name
+        if isinstance(content[name], dict | list):
+            yield from places(content[name])
+
+
+@pytest.mark.parametrize("name", ["batch.json", "status.json", "run.json", "manifest.json"])
+@settings(deadline=None, max_examples=40)
+@given(damage=damages())
+def test_damaged_files_are_named_and_give_no_traceback(night, name, damage):
+    original, notebook = night
+    with tempfile.TemporaryDirectory() as folder:
+        results = shutil.copytree(original, Path(folder) / "results")
+        path = next(results.glob("batches/night/batch.json" if name == "batch.json" else f"notebooks/*/{name}"))
+        content = damage(path.read_bytes())
+        path.write_bytes(content)
+        commands = ["status"], ["status", "--json"], ["collect"], ["batch", notebook, "--dry-run"]
+        for command in commands:
+            done = invoke(*command, "--results", results)
+            assert done.exception is None or isinstance(done.exception, SystemExit), (command, done.output)
+            assert done.exit_code in ((0,) if command[0] == "batch" else (1, 2))  # one run failed
+            if done.exit_code == 2:
+                assert str(path) in done.stderr and len(done.stderr.splitlines()) == 1
+        if name == "status.json" and not isinstance(parsed(content), dict):
+            assert "status.json cannot be read" in invoke("status", "--results", results).output
+
+
+def parsed(content):
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None

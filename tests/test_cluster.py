@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import stat
 import subprocess
 import sys
@@ -15,37 +14,32 @@ from faults import ROOT, _dask, cluster
 from notebooks_for_tests import write
 
 from hatlab.batches import batch
-from hatlab.cluster import Cluster
+from hatlab.cluster import Scheduler, Threads
 from hatlab.ledger import NotebookRun
-from hatlab.runner import Assignment
+from hatlab.runner import Assignment, _Watch
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups of POSIX")
 
 
-def test_nothing_listens_but_on_loopback():
+def test_nothing_listens_while_threads_make_the_runs(tmp_path, monkeypatch):
     def listening():
         return {c.laddr for c in psutil.Process().net_connections("inet") if c.status == "LISTEN"}
 
-    before = listening()
-    with Cluster(2, None, "127.0.0.1:0") as made:
-        found = listening() - before
-        assert {address.ip for address in found} == {"127.0.0.1"}
-        port = int(made.describe().rpartition("http://127.0.0.1:")[2].partition("/")[0])
-        assert port in {address.port for address in found}
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-            connection.sendall(b"GET /status HTTP/1.0\r\n\r\n")
-            assert b"200 OK" in connection.recv(100)
-    assert listening() == before
+    seen, before = [], listening()
+    beat = _Watch._beat
+    monkeypatch.setattr(_Watch, "_beat", lambda watch, execution: (seen.append(listening()), beat(watch, execution)))
+    assert batch(write(tmp_path / "n.ipynb", "1"), results=tmp_path, workers=2).done
+    assert seen and all(found == before for found in seen)
 
 
 def test_kernels_share_the_cores_unless_the_user_says_otherwise(monkeypatch):
     monkeypatch.setattr("dask.system.CPU_COUNT", 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert Cluster(2, None, "").kernel_environment() == {"OMP_NUM_THREADS": "4"}
-    assert Cluster(16, None, "").kernel_environment() == {"OMP_NUM_THREADS": "1"}
-    assert Cluster(2, "tcp://elsewhere:1", "").kernel_environment() == {}
+    assert Threads(2).environment == {"OMP_NUM_THREADS": "4"}
+    assert Threads(16).environment == {"OMP_NUM_THREADS": "1"}
+    assert Scheduler("tcp://elsewhere:1").environment == {}
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert Cluster(2, None, "").kernel_environment() == {}
+    assert Threads(2).environment == {}
 
 
 def test_two_notebooks_at_once_have_a_core_each_on_two_cores(tmp_path, monkeypatch):
@@ -136,5 +130,5 @@ def test_an_assignment_travels_without_its_parts_being_code():
     import pickle
 
     run = NotebookRun("n.ipynb", "s", {"x": "__import__('os')"}, {"x": "__import__('os')"}, "0", {})
-    job = Assignment(run, "{}", ROOT, ROOT, "call")
+    job = Assignment(run, ROOT / "n.ipynb", ROOT, ROOT, "call")
     assert pickle.loads(pickle.dumps(job)) == job

@@ -7,10 +7,10 @@ import torch
 from hatlab import engine, training
 from hatlab.config import RunConfig
 from hatlab.engine import Group
-from hatlab.grouping import processor
 from hatlab.loading import Images
 from hatlab.progress import Progress
 from hatlab.tasks import make_sequence
+from hatlab.torch_settings import torch_settings
 from hatlab.training import Trainer
 
 SMALL = RunConfig(widths=(30, 20), batch_size=32, max_epochs=2, n_tasks=3)
@@ -74,7 +74,7 @@ def test_on_one_thread_of_a_cpu_not_a_bit_depends_on_who_trains_beside(dropout):
     base = RunConfig(widths=(101, 83), dropout=dropout, batch_size=16, max_epochs=3, n_tasks=3)
     configs = base.grid(c=[0.75, 2.5], seed=[0, 1, 2]) + base.grid(mode=["cross"], seed=[0, 1])
     whole, part, alone = (trainers_of(configs) for _ in range(3))
-    with processor(whole[0].network, 1, 1, CPU):  # one thread
+    with torch_settings(whole[0].network, 1, 1, CPU):  # one thread
         for group in (whole, part[:3], part[3:], *([one] for one in alone)):
             train(group)
     for one, other, third in zip(whole, part, alone, strict=True):
@@ -321,27 +321,3 @@ def test_what_a_captured_step_is_given_makes_the_same_runs(monkeypatch):
         assert trainer.finished
         assert distance(alone, trainer) <= 1e-5
         assert [row[:3] for row in alone.rows["tasks"]] == [row[:3] for row in trainer.rows["tasks"]]
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("network", ["mlp", "cnn"])
-def test_captured_steps_are_the_eager_ones(tmp_path, network):
-    base = SMALL
-    if network == "cnn":
-        base = RunConfig(
-            dataset=f"npz:{images_of_size(tmp_path, 28, classes=4)}", network="cnn", batch_size=16, max_epochs=2,
-            validation=0.2,
-        )  # fmt: skip
-    device = torch.device("cuda")
-    results = []
-    for capture in (True, False):
-        sequences = [make_sequence(config) for config in varied(base, 4)]
-        images = Images.of(sequences[0].datasets, device)
-        trainers = [Trainer(c, s, images) for c, s in zip(varied(base, 4), sequences, strict=True)]
-        group = Group(trainers, capture)
-        with processor(trainers[0].network, base.batch_size, 4, device):
-            group.train_epoch()
-        results.append(trainers)
-    for a, b in zip(*results, strict=True):
-        assert a.steps == b.steps
-        assert distance(a, b) <= 1e-5

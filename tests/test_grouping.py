@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hatlab import grouping
 from hatlab.config import RunConfig
 from hatlab.engine import SHARED
-from hatlab.grouping import fitting, is_out_of_memory, kinds, lanes, parts, processor
+from hatlab.grouping import fitting, is_out_of_memory, kinds, lanes, parts
 from hatlab.networks import HATCNN, HATMLP
 
 CPU = torch.device("cpu")
@@ -126,40 +126,3 @@ def test_what_torch_raises_on_a_cpu_is_told_too():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
     assert is_out_of_memory(caught.value)
-
-
-@pytest.mark.parametrize("flushed", [True, False])
-def test_the_processor_is_set_up_and_put_back(flushed):
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    torch.set_flush_denormal(flushed)
-    tiny = torch.tensor(1e-40)
-    try:
-        with processor(mlp(10), 16, 1, CPU):
-            assert torch.get_num_threads() == 1
-            assert (tiny * 1).item() == 0
-        with processor(mlp(400), 64, 1, CPU):
-            assert torch.get_num_threads() == 2
-        with processor(mlp(10), 16, 64, CPU), pytest.raises(ZeroDivisionError):
-            assert torch.get_num_threads() == 2  # many small runs are a large step
-            raise ZeroDivisionError
-        with processor(cnn(), 1, 1, CPU):
-            assert torch.get_num_threads() == 2
-        assert torch.get_num_threads() == 2
-        assert ((tiny * 1).item() == 0) is flushed
-    finally:
-        torch.set_num_threads(before)
-        torch.set_flush_denormal(False)
-
-
-@pytest.mark.parametrize(("device", "inside"), [("cuda", False), ("cpu", True)])
-def test_convolutions_keep_to_float32_on_a_gpu(device, inside):
-    """On a CPU the switch is left alone: lanes that overlap would leave it at each other's value."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = True
-    try:
-        with processor(cnn(), 64, 1, torch.device(device)):
-            assert torch.backends.cudnn.allow_tf32 is inside
-        assert torch.backends.cudnn.allow_tf32 is True
-    finally:
-        torch.backends.cudnn.allow_tf32 = before

@@ -3,11 +3,13 @@
 import copy
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
 from hatlab.config import RunConfig
 from hatlab.engine import Group
+from hatlab.joint import joint_epoch
 from hatlab.loading import Images
 from hatlab.progress import Progress
 from hatlab.runs import run
@@ -90,3 +92,30 @@ def test_a_joint_run_goes_on_where_it_was():
     Group([resumed]).train(lambda _: None, Progress())
     for p, q in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
         assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("n_tasks", [1, 3])
+def test_no_step_copies_anything_to_the_device(monkeypatch, n_tasks):
+    """Twice as many steps in an epoch make not one tensor more from Python's values, and move not one more."""
+
+    def moved(batch_size):
+        trainer, calls = trainer_of(JOINT.replace(batch_size=batch_size)), []
+        trainer.task = n_tasks - 1
+        trainer.begin_epoch()
+        to, tensor = torch.Tensor.to, torch.tensor
+
+        def watch(self, *arguments, **named):
+            device = named.get("device", arguments[0] if arguments else None)
+            if isinstance(device, torch.device):
+                calls.append("to")
+            return to(self, *arguments, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "to", watch)
+            patch.setattr(torch, "tensor", lambda *a, **k: calls.append("tensor") or tensor(*a, **k))
+            losses = joint_epoch(trainer, lambda: None)
+        return len(losses), calls
+
+    (few, calls), (many, others) = moved(64), moved(16)
+    assert many > 2 * few
+    assert calls == others and calls

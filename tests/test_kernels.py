@@ -1,6 +1,5 @@
 import json
 import os
-import subprocess
 import sys
 import time
 
@@ -14,8 +13,9 @@ from notebooks_for_tests import write
 from papermill.parameterize import parameterize_notebook
 
 from hatlab import kernels
-from hatlab.kernels import RUN, Execution, end_leftovers
+from hatlab.kernels import Execution
 from hatlab.notebook import Notebook
+from hatlab.processes import RUN, end_marked, marked
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups of POSIX")
 
@@ -27,9 +27,9 @@ def execute(folder, *code, parameters=None, given=None, meanwhile=None, **option
     execution.start()
     if meanwhile:
         meanwhile(execution)
-    execution.join(60)
+    execution.join(300)
     assert not execution.is_alive()
-    assert end_leftovers(str(folder)) == 0
+    assert end_marked(RUN, str(folder)) == 0
     return execution
 
 
@@ -39,7 +39,7 @@ def outputs(folder):
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 
 
-def wait(condition, seconds=30):
+def wait(condition, seconds=300):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -127,7 +127,7 @@ def test_cells_that_need_not_run_do_not_count(tmp_path):
     nbformat.write(content, path)
     execution = Execution(Notebook.read(path), tmp_path / "out.ipynb", {}, "run")
     execution.start()
-    execution.join(60)
+    execution.join(300)
     assert execution.failure is None
 
 
@@ -147,14 +147,14 @@ def test_an_interrupt_reaches_the_cell_and_a_kill_its_children(tmp_path):
     )
 
     def children(execution):
-        return [p for p in kernels._processes(str(tmp_path)) if p.pid != execution.pid]
+        return [p for p in marked(RUN, str(tmp_path)) if p.pid != execution.pid]
 
     def interrupt(execution):
         wait(lambda: execution.cell == 1 and children(execution))
         execution.interrupt()
-        execution.join(20)
+        execution.join(300)
         assert len(children(execution)) == 1  # it left the group, and lives on
-        assert end_leftovers(str(tmp_path)) == 1
+        assert end_marked(RUN, str(tmp_path)) == 1
 
     assert execute(tmp_path, code, meanwhile=interrupt).failure.error == "KeyboardInterrupt"
 
@@ -163,18 +163,6 @@ def test_an_interrupt_reaches_the_cell_and_a_kill_its_children(tmp_path):
         execution.kill()
 
     assert execute(tmp_path, code, meanwhile=kill).failure.died
-
-
-def test_leftovers_are_those_of_one_run_only(tmp_path):
-    sleep = ["sleep", "300"]
-    mine = subprocess.Popen(sleep, env={**os.environ, RUN: str(tmp_path / "a")})
-    other = subprocess.Popen(sleep, env={**os.environ, RUN: str(tmp_path / "ab")})
-    try:
-        assert end_leftovers(str(tmp_path / "a")) == 1
-        assert mine.wait(10) == -9 and other.poll() is None
-    finally:
-        mine.kill(), other.kill()
-        mine.wait(), other.wait()
 
 
 plain = st.recursive(
@@ -203,7 +191,7 @@ def read_back(kernel, value):
     notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {}})
     injected = parameterize_notebook(notebook, {"d": value}, kernel_name="python3", language="python").cells[1].source
     reply = kernel.execute_interactive(
-        injected, user_expressions={"d": "__import__('json').dumps(d)"}, timeout=30, output_hook=lambda message: None
+        injected, user_expressions={"d": "__import__('json').dumps(d)"}, timeout=300, output_hook=lambda message: None
     )
     return json.loads(eval(reply["content"]["user_expressions"]["d"]["data"]["text/plain"]))
 
@@ -224,3 +212,53 @@ def test_values_made_to_break_out_stay_inside(tmp_path):
     metadata = json.loads(text)["metadata"]["papermill"]
     assert (metadata["input_path"], metadata["output_path"]) == ("n.ipynb", "n.ipynb")
     assert str(tmp_path) not in text
+
+
+def test_what_a_cell_clears_makes_room_for_what_it_prints_next(tmp_path):
+    code = (
+        "from IPython.display import clear_output\nfor i in range(30):\n    clear_output(wait={wait})\n"
+        "    print('x' * 1_000_000)\nprint('last')"
+    )
+    execution = execute(tmp_path, code.format(wait=True), code.format(wait=False), "print('end')")
+    assert execution.failure is None
+    cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
+    texts = ["".join(output.text for output in cell.outputs) for cell in cells]
+    assert [text[-5:] for text in texts] == ["last\n", "last\n", "end\n"]
+    assert "left out" not in (tmp_path / "out.ipynb").read_text()
+
+
+def test_a_long_error_is_cut_where_it_is_kept(tmp_path):
+    failure = execute(tmp_path, "raise ValueError('x' * 8_000_000)").failure
+    assert failure.message.endswith("… (8000000 characters)") and len(failure.message) < 3_000
+    assert len(failure.traceback) <= kernels.TRACEBACK_LIMIT
+    assert (tmp_path / "out.ipynb").stat().st_size < 200_000
+
+
+def test_no_cell_begins_after_an_interrupt_that_a_cell_has_caught(tmp_path):
+    code = "import time\ntry:\n    time.sleep(300)\nexcept KeyboardInterrupt:\n    pass"
+
+    def interrupt(execution):
+        wait(lambda: execution.cell == 1)
+        time.sleep(0.5)  # the cell is sent
+        execution.interrupt()
+
+    failure = execute(tmp_path, code, "print('next')", meanwhile=interrupt).failure
+    assert failure.error == "_Stopped" and not any("text" in output for output in outputs(tmp_path))
+
+
+def test_a_kernel_beats_while_its_code_holds_the_interpreter_and_not_while_it_is_stopped(tmp_path):
+    # PyDLL keeps the interpreter's lock: no Python code of the kernel runs meanwhile
+    held = "import ctypes, pathlib\npathlib.Path('held').touch()\nctypes.PyDLL(None).sleep(4)"
+    stopped = "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)"
+    seen = []
+
+    def meanwhile(execution):
+        wait(lambda: (tmp_path / "held").exists())
+        while execution.cell == 1:
+            seen.append(execution.beating)
+            time.sleep(0.1)
+        wait(lambda: not execution.beating)
+        execution.kill()
+
+    failure = execute(tmp_path, held, stopped, cwd=tmp_path, meanwhile=meanwhile).failure
+    assert failure.died and seen[-1]

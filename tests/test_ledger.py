@@ -4,10 +4,12 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hatlab.files import write_json
 from hatlab.ledger import LOST, Entry, NotebookRun, Status, entries, now
@@ -86,23 +88,76 @@ def test_a_done_run_can_be_had_made_again_but_not_while_somebody_is_at_it(tmp_pa
     assert entry.status().reason == "x"
 
 
-def test_a_run_whose_runner_is_gone_was_killed(tmp_path):
+def running(tmp_path, **fields):
+    """A run whose status says that it is running."""
     entry = Entry(tmp_path, RUN.run_id)
     entry.describe(RUN)
-    alive = Status("running", 1, heartbeat=now(), host=socket.gethostname(), pid=os.getpid())
-    entry.write(alive)
-    assert entry.status() == alive
+    status = Status("running", 1, heartbeat=now(), host=socket.gethostname(), pid=os.getpid())
+    entry.write(replace(status, **fields))
+    return entry
 
-    child = subprocess.Popen([sys.executable, "-c", "pass"])
-    child.wait()
-    entry.write(replace(alive, pid=child.pid))
-    assert (entry.status().state, entry.status().reason) == ("killed", "whoever ran it was killed")
 
-    silent = datetime.now(UTC) - timedelta(seconds=LOST + 5)
-    entry.write(replace(alive, heartbeat=silent.isoformat()))
-    assert entry.status().state == "killed" and entry.status().reason.startswith("no sign of life for 6")
-    entry.write(replace(alive, host="elsewhere", pid=child.pid))
-    assert entry.status().state == "running"  # its process can only be looked for where it is
+def ago(seconds):
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()
+
+
+def test_a_run_is_running_while_its_lock_is_held_whatever_its_process_is_called(tmp_path):
+    """In another namespace of processes, a process that runs has a number that nobody here has."""
+    entry = running(tmp_path, pid=2**22 + 1)
+    with Entry(tmp_path, RUN.run_id).lock():
+        assert entry.status() == entry.written()
+        entry.write(replace(entry.written(), heartbeat=ago(LOST + 5)))
+        assert entry.status().state == "running" and entry.status().reason.startswith("no sign of life for 6")
+    assert (entry.status().state, entry.status().reason) == ("killed", "whoever ran it was killed, or could not write")
+
+
+def test_a_lock_of_another_machine_is_given_time_to_be_seen(tmp_path):
+    assert running(tmp_path, host="elsewhere").status().state == "running"
+    assert running(tmp_path, host="elsewhere", heartbeat=ago(LOST + 5)).status().state == "killed"
+
+
+def test_a_run_that_ends_while_it_is_looked_at_is_not_killed(tmp_path, monkeypatch):
+    entry, ended = running(tmp_path), done(tmp_path / "other").written()
+
+    def end(self, status, silent):
+        done(tmp_path)
+        return False
+
+    monkeypatch.setattr(Entry, "_held", end)
+    assert entry.status() == ended
+
+
+def test_a_folder_that_can_only_be_read_is_looked_at_all_the_same(tmp_path, monkeypatch):
+    entry = running(tmp_path)
+
+    def refuse(*args, **kwargs):
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr("hatlab.ledger.FileLock", refuse)
+    assert entry.status().state == "running"
+    entry.write(replace(entry.written(), heartbeat=ago(LOST + 5)))
+    assert entry.status().state == "killed"
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+NAMES = [item.name for kind in (Status, NotebookRun) for item in fields(kind)]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.text(max_size=20) | st.dictionaries(st.sampled_from(NAMES), plain).map(json.dumps) | plain.map(json.dumps))
+def test_whatever_the_files_hold_a_run_has_a_status(tmp_path, text):
+    entry = Entry(tmp_path, RUN.run_id)
+    entry.folder.mkdir(parents=True, exist_ok=True)
+    for name in ("status.json", "run.json", "manifest.json"):
+        (entry.folder / name).write_text(text)
+    status = entry.status()
+    assert isinstance(status, Status) and isinstance(status.elapsed, float) and isinstance(status.error, dict)
+    assert entry.read_run() is None or isinstance(entry.read_run(), NotebookRun)
+    assert isinstance(entry.artifacts(), dict)
 
 
 def test_the_lock_keeps_others_out_until_its_holder_is_gone(tmp_path):

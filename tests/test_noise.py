@@ -172,14 +172,6 @@ def test_only_the_position_decides_and_no_generator_is_touched():
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_draws_the_same_bits():
-    pairs = [((64, 1, 28, 28), 0.2), ((64, 51), 0.5), ((64, 10), 0.0), ((3,), 1 - 1e-9)]
-    position = torch.tensor(EDGES)
-    on_gpu = noise_of(pairs, torch.device("cuda")).draw(position.cuda())
-    assert same([None if f is None else f.cpu() for f in on_gpu], noise_of(pairs).draw(position))
-
-
 # Factors
 
 

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from hatlab.pace import Pace, format_seconds
@@ -107,7 +109,18 @@ def test_a_run_begun_again_keeps_its_number(clock):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
+    [
+        (-1, "?"),
+        (math.nan, "?"),
+        (math.inf, "?"),
+        (10**12, "?"),
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (59.6, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (7500, "2 h 05 min"),
+    ],
 )
 def test_durations_read_well(seconds, text):
     assert format_seconds(seconds) == text
