@@ -189,18 +189,21 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 30 else f"{text[:29]}…"
 
 
-def table(batch: Batch, statuses: Mapping[str, Status], why: Mapping[str, str] | None = None) -> Table:
+def table(
+    batch: Batch, statuses: Mapping[str, Status], why: Mapping[str, str] | None = None, most: int | None = None
+) -> Table:
     """Return the batch as a table of rich: a row for each run, with its state and the parameters that vary.
 
     Args:
         statuses: run id -> status.
         why: run id -> why it is to be made, in place of the status' own reason.
+        most: rows to show; None: all.
     """
     shown = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", caption_justify="left")
     for column in ("run", "state", *batch.varied, "time", "memory", "cell"):
         shown.add_column(column, no_wrap=column in ("run", "state", "time"))
     shown.add_column("", overflow="fold")
-    for run in batch.runs:
+    for run in batch.runs[:most]:
         status = statuses[run.run_id]
         reason = (why or {}).get(run.run_id, status.reason).strip()
         shown.add_row(

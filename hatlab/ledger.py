@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -94,6 +95,9 @@ class NotebookRun:
         values: all its parameters but those about places.
         hatlab: version of the library, with the checksum of its code.
         data: file -> checksum of the images that the parameters name; empty where they name none.
+        inputs: path from the kernel's folder -> checksum, of the local modules that the notebook imports and of the
+            files and folders that were named as inputs.
+        packages: name -> release of the installed packages that determine numbers.
     """
 
     notebook: str
@@ -102,12 +106,14 @@ class NotebookRun:
     values: dict[str, Any]
     hatlab: str
     data: dict[str, str]
+    inputs: dict[str, str] = field(default_factory=dict)
+    packages: dict[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def run_id(self) -> str:
-        """First 12 hexadecimal digits of the SHA-256 of notebook, all parameters, version of hatlab and data."""
-        content = json.dumps([self.notebook, self.source, self.values, self.hatlab, self.data], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:12]
+        """First 12 hexadecimal digits of the SHA-256 of all of the above but `given`."""
+        depends = [self.notebook, self.source, self.values, self.hatlab, self.data, self.inputs, self.packages]
+        return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
 
 
 class Entry:
@@ -148,8 +154,9 @@ class Entry:
         """Return what the run is; None where that cannot be read."""
         content = _read_json(self.folder / "run.json")
         try:
-            return NotebookRun(**{item.name: content[item.name] for item in fields(NotebookRun)})
-        except KeyError:
+            known = {item.name for item in fields(NotebookRun)}
+            return NotebookRun(**{name: value for name, value in content.items() if name in known})
+        except TypeError:
             return None
 
     def write(self, status: Status) -> None:
