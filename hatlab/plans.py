@@ -198,9 +198,9 @@ def _check_earlier(planned: Batch) -> None:
     lost = [run for run in earlier.runs if not keys.intersection(_keys(run))]
     if lost:
         raise ConfigError(
-            f"name = '{planned.name}': the batch of that name has {len(lost)} runs of {len(earlier.runs)} that are not "
-            f"among these {len(planned.runs)} of {planned.notebook}, the first of them of {lost[0].notebook} with "
-            f"{earlier.telling(lost[0])}; take another --name, or ask for its runs, too (what is done is kept)"
+            f"name = '{planned.name}' belongs to a batch of {earlier.notebook} with runs that are not among these "
+            f"{len(planned.runs)} of {planned.notebook}: {len(lost)} of {len(earlier.runs)}, the first with "
+            f"{earlier.telling(lost[0])}; take another --name, or ask for those runs, too (what is done is kept)"
         )
 
 
