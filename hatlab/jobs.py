@@ -76,12 +76,20 @@ def prepare(config: RunConfig, results: Path, sets: Callable[..., tuple[Dataset,
     """Open the run's record and make its tasks; refuse what cannot run."""
     record = Record(config, results)
     if record.finished:
-        # it is loaded without its images where they are gone, but not beside others under the same name
-        with contextlib.suppress(DatasetError):
-            record.verify_data(_checksums(sets(config.dataset, download=False)))
-        return Job(config, record)
+        try:
+            record = record.for_images(_checksums(sets(config.dataset, download=False)))
+        except DatasetError:  # it is loaded without its images where they are gone, if it is clear which they were
+            if others := sorted(record.folder.parent.glob(f"{record.folder.name}-*")):
+                raise RecordError(
+                    f"the images of {config.dataset} are gone, and run {config.run_id} was made with several, see "
+                    f"{record.folder} and {others[0]}: restore those that are meant"
+                ) from None
+        if record.finished:
+            return Job(config, record)
     sequence = make_sequence(config, sets(config.dataset))
-    record.verify_data(_checksums(sequence.datasets))
+    record = record.for_images(_checksums(sequence.datasets))
+    if record.finished:
+        return Job(config, record)
     network = check_network(config, sequence)
     record.prepare()
     return Job(config, record, sequence, network)

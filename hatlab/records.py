@@ -7,6 +7,7 @@ finished can be loaded instead of repeated. Tables hold nothing but results, so 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -36,14 +37,15 @@ class Record:
         config: the run.
         results: the results folder. Nothing is written before `prepare`, so finished runs can be read from a folder
             that is read-only.
+        images: stands behind the run's id in the folder's name, see `for_images`.
 
     Raises:
         RecordError: the folder cannot be read, or holds another config.
     """
 
-    def __init__(self, config: RunConfig, results: Path) -> None:
-        self.config = config
-        self.folder = results / "runs" / config.run_id
+    def __init__(self, config: RunConfig, results: Path, images: str = "") -> None:
+        self.config, self.results = config, results
+        self.folder = results / "runs" / f"{config.run_id}{images and f'-{images}'}"
         self.checkpoint = self.folder / "checkpoint.pt"
         self.manifest: dict[str, Any] = {}
         self._read()
@@ -52,6 +54,22 @@ class Record:
     def finished(self) -> bool:
         """Whether the run is complete."""
         return self.manifest.get("state") == "finished"
+
+    def for_images(self, data: Mapping[str, str]) -> Record:
+        """Return the record of the run with these images, source file -> checksum.
+
+        Those that it was first made with have the folder that is named by the run's id alone, others a folder with
+        their own checksum behind it. So nothing that was computed gives way to anything.
+
+        Raises:
+            RecordError: the folder cannot be read, or its name is not that of its images.
+        """
+        if self.manifest.setdefault("data", dict(data)) == dict(data):
+            return self
+        digest = hashlib.sha256(json.dumps(dict(data), sort_keys=True).encode()).hexdigest()
+        found = Record(self.config, self.results, digest[:8])
+        found.verify_data(data)
+        return found
 
     def verify_data(self, data: Mapping[str, str]) -> None:
         """Hold `data`, source file -> checksum of the images in use, against those the run was started with.
@@ -149,7 +167,7 @@ class Record:
         """
         locks = self.folder.parent / ".locks"
         locks.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(locks / f"{self.config.run_id}.lock")
+        lock = FileLock(locks / f"{self.folder.name}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:

@@ -99,7 +99,7 @@ def test_a_grid_file_and_options_together(tmp_path):
         (["-p", "i=1", "-p", "i=2"], "names i a second time; its values go together: i=1,2"),
         (["--grid", "nowhere.yaml"], "nowhere.yaml"),
         (["--timeout", "-3"], "timeout = -3.0: allowed is a number of seconds above 0"),
-        (["--memory", "lots"], "memory = 'lots': allowed is a number of bytes above 0"),
+        (["--memory", "lots"], "memory = 'lots': allowed are bytes from 10MB upwards"),
         (["--name", "../../etc"], "name = '../../etc': allowed are"),
         (["--resources", "GPU"], "'GPU' is not of the form name=value"),
         (["--resources", "GPU=x"], "'x' is no number"),

@@ -17,7 +17,7 @@ from faults import HATLAB, ROOT, cluster
 from notebooks_for_tests import TABLE, walk, write
 
 import hatlab
-from hatlab import batches, collecting, plans, runner
+from hatlab import batches, checks, collecting, plans, runner
 from hatlab.batches import batch, carry_out, find, plan
 from hatlab.config import ConfigError
 from hatlab.ledger import Entry, Status, entries
@@ -100,7 +100,7 @@ def test_what_is_missing_failed_or_stale_is_made_again_and_the_reason_is_given(t
     write(notebook, f"{code}\n# changed", parameters="i: int = 0  # the run", place=True)
     changed = plan(notebook, over={"i": range(2)}, results="out")
     assert why(changed) == ["stale: the notebook was changed"] * 2
-    monkeypatch.setattr(plans, "library_version", lambda: "9.9+0")
+    monkeypatch.setattr(checks, "library_version", lambda: "9.9+0")
     assert "the notebook was changed; hatlab was 0.1.0+" in why(plan(notebook, over={"i": [0]}, results="out"))[0]
 
 
@@ -128,10 +128,10 @@ def test_other_images_make_a_run_stale(tmp_path, tiny_npz, tiny_arrays, monkeypa
         ({"name": "../up"}, r"name = '../up': allowed are up to 80 letters"),
         ({"name": "a/b"}, "name = 'a/b': allowed"),
         ({"name": ".hidden"}, "name = '.hidden': allowed"),
-        ({"workers": 0}, "workers = 0: allowed is a whole number of at least 1"),
+        ({"workers": 0}, "workers = 0: allowed is a whole number from 1 to 1000"),
         ({"retries": -1}, "retries = -1: allowed"),
         ({"timeout": 0}, "timeout = 0: allowed is a number of seconds above 0"),
-        ({"memory": "4 potatoes"}, "memory = '4 potatoes': allowed is a number of bytes above 0, as in 4GB"),
+        ({"memory": "4 potatoes"}, "memory = '4 potatoes': allowed are bytes from 10MB upwards, as in 4GB"),
         ({"resources": {"GPU": 1}}, "only workers of a scheduler have any"),
         ({"workers": 2, "scheduler": "tcp://127.0.0.1:1"}, "has workers of its own"),
         ({"grid": {"prod": {}}}, "unknown section 'prod'; did you mean 'product'"),
