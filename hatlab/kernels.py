@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from hatlab.notebook import Notebook
+from hatlab.paths import RUN
 
 __all__ = ["RUN", "Execution", "Failure", "end_leftovers", "memory"]
 
-RUN: Final = "HATLAB_NOTEBOOK_RUN"  # names the run in the environment of its kernel and of all that the kernel starts
 STOP_SECONDS: Final = 10  # for what was asked to end
 SHUTDOWN_SECONDS: Final = 3.0  # for a kernel that is done
 OUTPUT_LIMIT: Final = 10_000_000  # characters of output that an executed copy holds

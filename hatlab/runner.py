@@ -12,7 +12,6 @@ import os
 import socket
 import time
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -98,7 +97,6 @@ class _Watch:
         self.job, self.entry = job, entry
         self.limit = job.memory or _fair_share()
         self.clock = time.monotonic()
-        self.begun = datetime.now(UTC)
         self.wrote = self.clock
         before = entry.written()
         attempt = before.attempt + 1 if before else 1
@@ -217,7 +215,7 @@ class _Watch:
             "started": self.status.started,
             "seconds": self._seconds(),
         }
-        manifest = complete(self.entry.folder, self.begun, executed, facts)
+        manifest = complete(self.entry.folder, executed, facts)
         for name, wanted in manifest["artifacts"].items():
             path = self.entry.folder / name
             if Path(name).name != name or not path.is_file() or checksum(path) != wanted:
