@@ -219,16 +219,25 @@ def _follow(found: Batch, statuses: dict[str, Status], console: Console) -> dict
 def collect(name: str | None, results: Path | None) -> None:
     """Gather the tables of batch NAME, of the runs that are done, into one Parquet file for each.
 
-    They land in results/batches/NAME. The exit status is 1 if runs are missing in them.
+    They land in results/batches/NAME. The exit status is 1 if a run is missing in them: it is not done, or it left no
+    table, or one that could not be gathered.
     """
-    from hatlab import batches, collecting
+    from hatlab import batches, collecting, ledger
 
     found = batches.find(results, name)
     collected = collecting.gather(found)
     for path in collecting.write(found, collected):
         click.echo(f"{path}  {len(collected.tables[path.stem])} rows")
-    if not collected.tables:
-        click.echo("no run that is done has left a table", err=True)
+    for problem in collected.problems:
+        click.echo(problem, err=True)
+    if collected.without:
+        click.echo(
+            f"{len(collected.without)} of {len(found.runs)} runs are done, but left no table in their folders in "
+            f"{found.results / ledger.FOLDER}: {', '.join(collected.without)}. A table gets there by "
+            "artifacts.save(figure, ..., profile=profile, results=results)",
+            err=True,
+        )
     if collected.missing:
         click.echo(f"{len(collected.missing)} of {len(found.runs)} runs are missing: they are not done", err=True)
+    if not collected.whole:
         raise click.exceptions.Exit(1)

@@ -22,7 +22,7 @@ from hatlab.loading import Images
 from hatlab.networks import HATNetwork
 from hatlab.progress import Progress
 from hatlab.provenance import environment
-from hatlab.records import Record, RecordError
+from hatlab.records import DamagedCheckpoint, Record, RecordError
 from hatlab.tasks import TaskSequence, make_sequence
 from hatlab.torch_settings import torch_settings
 from hatlab.training import Trainer, TrainingDiverged, build_network
@@ -56,11 +56,16 @@ class Job:
     network: HATNetwork | None = None  # its sizes, without values
     label: str = ""
 
-    def trainer(self, images: Images) -> Trainer:
-        """Return the run as its last checkpoint left it, or at its start."""
+    def trainer(self, images: Images, tell: Callable[[str], None]) -> Trainer:
+        """Return the run as its last checkpoint left it, or at its start; `tell` hears why, if that is damaged."""
         assert self.sequence is not None
         trainer = Trainer(self.config, self.sequence, images)
-        if (saved := self.record.load_checkpoint()) is not None:
+        saved = None
+        try:
+            saved = self.record.load_checkpoint()
+        except DamagedCheckpoint as error:
+            tell(f"run {self.config.run_id} starts anew: {error}")
+        if saved is not None:
             try:
                 trainer.load_state_dict(saved)
             except (KeyError, TypeError, RuntimeError) as error:
@@ -149,7 +154,7 @@ def _train_held(
 ) -> list[TrainingDiverged]:
     if not group:
         return []
-    books = {job.trainer(images): _Book(job) for job in group}
+    books = {job.trainer(images, progress.note): _Book(job) for job in group}
     first = group[0]
     assert first.network is not None
     with torch_settings(first.network, first.config.batch_size, len(group), images.device):

@@ -21,8 +21,7 @@ from hatlab.dependencies import changes, named
 from hatlab.files import atomic, write_json
 from hatlab.ledger import Entry, NotebookRun, Status, entries, now
 from hatlab.notebook import SAVE, Notebook
-from hatlab.paths import results_root
-from hatlab.processes import RUN
+from hatlab.paths import RUN, results_root
 
 __all__ = ["Batch", "Planned", "find", "names", "plan", "runs_of"]
 

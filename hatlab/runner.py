@@ -20,7 +20,8 @@ from hatlab.config import ConfigError
 from hatlab.kernels import STOP_SECONDS, Execution, Failure
 from hatlab.ledger import FOLDER, HEARTBEAT, Entry, NotebookRun, State, Status, now
 from hatlab.notebook import Notebook
-from hatlab.processes import RUN, end_marked, memory
+from hatlab.paths import RUN
+from hatlab.processes import end_marked, memory
 from hatlab.progress import PROGRESS_FILE
 from hatlab.provenance import checksum, library_version
 

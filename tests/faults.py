@@ -30,7 +30,7 @@ import pandas as pd
 import psutil
 
 from hatlab.files import write_json
-from hatlab.processes import RUN
+from hatlab.paths import RUN
 from hatlab.provenance import checksum, environment, git_state
 
 ROOT = Path(__file__).resolve().parent.parent

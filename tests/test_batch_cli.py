@@ -12,7 +12,7 @@ from dead_streams import KINDS, dying
 from faults import HATLAB, ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from notebooks_for_tests import TABLE, walk, write
+from notebooks_for_tests import TABLE, done_batch, walk, write
 
 from hatlab import batches
 from hatlab.cli import cli
@@ -73,6 +73,19 @@ def test_the_exit_status_is_0_only_if_all_are_done(tmp_path):
     (Entry(tmp_path, run.run_id).folder / "walk.csv").write_text("altered")
     damaged = invoke("status", "good", *results)
     assert damaged.exit_code == 1 and "stale" in damaged.output and "walk.csv was altered" in damaged.output
+
+
+def test_collect_says_which_runs_left_no_table_and_where_it_looked(tmp_path):
+    """As the runs of a notebook do that ignores `results` and `figure`."""
+    walked = {"walk": pd.DataFrame({"step": [0]})}
+    batch = done_batch(tmp_path, [{"i": i} for i in range(3)], [walked, {}, {}])
+    some = invoke("collect", "--results", tmp_path)
+    assert some.exit_code == 1 and "walk.parquet  1 rows" in some.stdout
+    ids = ", ".join(run.run_id for run in batch.runs[1:])
+    text = f"2 of 3 runs are done, but left no table in their folders in {tmp_path / 'notebooks'}: {ids}. A table gets"
+    assert text in some.stderr and "not done" not in some.stderr
+    none = invoke("collect", "--results", done_batch(tmp_path / "none", [{"i": 0}], [{}]).results)
+    assert none.exit_code == 1 and not none.stdout and "1 of 1 runs are done, but left no table" in none.stderr
 
 
 def test_a_grid_file_and_options_together(tmp_path):

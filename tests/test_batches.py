@@ -22,8 +22,9 @@ from hatlab.batches import batch, carry_out, find, plan
 from hatlab.config import ConfigError
 from hatlab.ledger import Entry, Status, entries
 from hatlab.notebook import Notebook
+from hatlab.paths import RUN
 from hatlab.plans import runs_of
-from hatlab.processes import RUN, marked
+from hatlab.processes import marked
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups of POSIX")
 

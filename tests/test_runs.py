@@ -445,6 +445,31 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_call_goes_on(tmp_path, monkeypat
     assert [s["from_epoch"] for s in resumed.manifest["sessions"]] == [0, 1]
 
 
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9, 1.0])
+def test_a_run_whose_checkpoint_was_damaged_says_so_and_starts_anew(tmp_path, monkeypatch, share):
+    """A bit is flipped at some place of the file; the numbers are those of a run that nothing happened to."""
+    monkeypatch.setattr(jobs, "CHECKPOINT_EVERY", 0)
+
+    class Interrupt(Progress):
+        def epoch_done(self, run_id, task, epoch, valid_accuracy, usage):
+            if (task, epoch) == (1, 1):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hatlab.run(SMALL, results=tmp_path / "stopped", progress=Interrupt())
+    checkpoint = tmp_path / "stopped" / "runs" / SMALL.run_id / "checkpoint.pt"
+    content = bytearray(checkpoint.read_bytes())
+    content[int(share * (len(content) - 1))] ^= 4
+    checkpoint.write_bytes(content)
+    log = Log()
+    resumed = hatlab.run(SMALL, results=tmp_path / "stopped", progress=log)
+    (note,) = log.notes
+    assert note.startswith(f"run {SMALL.run_id} starts anew: {checkpoint} ") and ("damaged" in note)
+    assert [session["from_task"] for session in resumed.manifest["sessions"]] == [0, 0]
+    whole = hatlab.run(SMALL, results=tmp_path / "whole", progress=QUIET)
+    assert table_bytes(resumed.folder) == table_bytes(whole.folder)
+
+
 def test_a_run_that_diverged_keeps_its_last_good_checkpoint(tmp_path, monkeypatch):
     original, count = engine.step, iter(range(10**9))
 
@@ -538,9 +563,9 @@ def test_a_run_that_was_stopped_with_other_images_does_not_go_on_with_these(tmp_
 
 
 def test_a_checkpoint_of_another_version_is_named(tmp_path):
-    folder = tmp_path / "runs" / SMALL.run_id
-    folder.mkdir(parents=True)
-    torch.save({"epoch": 3}, folder / "checkpoint.pt")
+    record = jobs.Record(SMALL, tmp_path)
+    record.prepare()
+    record.save_checkpoint({"epoch": 3})
     with pytest.raises(RecordError, match=r"checkpoint\.pt is not of this version of hatlab.*delete it"):
         hatlab.run(SMALL, results=tmp_path, progress=QUIET)
 
