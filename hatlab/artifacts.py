@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +20,7 @@ from filelock import FileLock
 
 from hatlab.files import atomic, write_json, write_table
 from hatlab.paths import RUN, home, results_root
-from hatlab.provenance import checksum, environment
+from hatlab.provenance import checksum, environment, now
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +85,7 @@ def save(
             "profile": profile,
             "notebook": {"name": notebook, "checksum": checksum(source) if source.is_file() else None},
             "session": _session(),
-            "written": datetime.now(UTC).isoformat(),
+            "written": now(),
             **environment(),
             "data": earlier.get("data", {}) | data,
             "runs": [run for run in earlier.get("runs", []) if run["run_id"] not in ids]
@@ -113,7 +112,7 @@ def complete(folder: Path, executed: Path, facts: Mapping[str, Any]) -> dict[str
         ValueError: the manifest in `folder` is not as `save` wrote it.
     """
     manifest = _read(folder / MANIFEST) or {
-        "figure": folder.name, "written": datetime.now(UTC).isoformat(), **environment(), "artifacts": {}
+        "figure": folder.name, "written": now(), **environment(), "artifacts": {}
     }  # fmt: skip
     manifest.pop("session", None)
     manifest |= facts

@@ -15,10 +15,11 @@ from typing import Any, Final
 
 from hatlab.batch_view import Display
 from hatlab.cluster import Scheduler, Threads, Workers, cores
-from hatlab.ledger import Entry, NotebookRun, State, Status, now
+from hatlab.ledger import Entry, NotebookRun, State, Status
 from hatlab.limits import Limits
 from hatlab.notebook import Notebook
 from hatlab.plans import Batch, Planned, find, names, plan
+from hatlab.provenance import now
 from hatlab.runner import Assignment
 
 __all__ = ["Batch", "Planned", "batch", "carry_out", "default_workers", "find", "names", "plan"]

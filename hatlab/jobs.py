@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +20,7 @@ from hatlab.grouping import OutOfMemory, is_out_of_memory
 from hatlab.loading import Images
 from hatlab.networks import HATNetwork
 from hatlab.progress import Progress
-from hatlab.provenance import environment
+from hatlab.provenance import environment, now
 from hatlab.records import DamagedCheckpoint, Record, RecordError
 from hatlab.tasks import TaskSequence, make_sequence
 from hatlab.torch_settings import torch_settings
@@ -195,7 +194,7 @@ class _Book:
         device = trainer.device
         self.job.record.started(
             {
-                "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                "started": now(),
                 "from_task": trainer.task,
                 "from_epoch": trainer.within["epoch"] if trainer.within else 0,
                 "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

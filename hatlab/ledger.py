@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -33,7 +33,7 @@ from pydantic import TypeAdapter, ValidationError
 from hatlab.files import write_json
 from hatlab.provenance import checksum
 
-__all__ = ["FOLDER", "Entry", "NotebookRun", "State", "Status", "entries", "now"]
+__all__ = ["FOLDER", "Entry", "NotebookRun", "State", "Status", "entries"]
 
 FOLDER: Final = "notebooks"  # of all runs of notebooks, below the results
 HEARTBEAT: Final = 5.0  # seconds between two signs of life
@@ -41,10 +41,6 @@ LOST: Final = 60.0  # seconds without one after which a run is said to be silent
 
 Record = TypeVar("Record")
 State = Literal["queued", "running", "done", "failed", "killed", "timed out", "stale"]
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from hatlab.checks import runs_of
 from hatlab.config import ConfigError, nearest
 from hatlab.dependencies import changes, named
 from hatlab.files import atomic, write_json
-from hatlab.ledger import Entry, NotebookRun, Status, entries, now
+from hatlab.ledger import Entry, NotebookRun, Status, entries
 from hatlab.notebook import SAVE, Notebook
 from hatlab.paths import RUN, results_root
+from hatlab.provenance import now
 
 __all__ = ["Batch", "Planned", "find", "names", "plan", "runs_of"]
 

@@ -8,17 +8,24 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from hatlab import __version__
 
-__all__ = ["checksum", "environment", "git_state", "library_version", "releases", "tree_checksum", "versions"]
+__all__ = ["checksum", "environment", "git_state", "library_version", "now", "releases", "tree_checksum", "versions"]
 
 PACKAGES: Final = ("torch", "torchvision", "numpy", "pandas", "pyarrow", "scikit-learn", "pydantic", "matplotlib")
 # Those that compute: another release may give other numbers. What stores, draws or talks to people is not among them.
 NUMERIC: Final = ("numpy", "pandas", "pillow", "scikit-learn", "scipy", "torch", "torchvision")
+
+
+def now() -> str:
+    """Return the moment, UTC, to the millisecond, in the form of ISO 8601."""
+    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")
 
 
 def checksum(path: Path, algorithm: str = "sha256") -> str:

@@ -17,9 +17,9 @@ from notebooks_for_tests import TABLE, done_batch, walk, write
 from hatlab import batches
 from hatlab.cli import cli
 from hatlab.files import write_json
-from hatlab.ledger import Entry, NotebookRun, Status, now
+from hatlab.ledger import Entry, NotebookRun, Status
 from hatlab.plans import Batch
-from hatlab.provenance import checksum
+from hatlab.provenance import checksum, now
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups of POSIX")
 

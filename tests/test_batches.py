@@ -17,7 +17,7 @@ from faults import HATLAB, ROOT, cluster
 from notebooks_for_tests import TABLE, walk, write
 
 import hatlab
-from hatlab import batches, checks, collecting, plans, runner
+from hatlab import batches, checks, collecting, dependencies, plans, runner
 from hatlab.batches import batch, carry_out, find, plan
 from hatlab.config import ConfigError
 from hatlab.ledger import Entry, Status, entries
@@ -348,13 +348,30 @@ def test_a_kernel_of_a_runner_that_was_killed_is_ended_before_the_next_starts(tm
 
 
 def test_another_hatlab_than_the_batch_was_planned_with_makes_it_wait(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "library_version", lambda: "0.0+changed")
+    monkeypatch.setattr(dependencies, "library_version", lambda: "0.0+changed")
     found = batch(walk(tmp_path), results=tmp_path, workers=1)
     (status,) = found.statuses().values()
-    assert status.state == "queued" and status.reason.startswith("hatlab is 0.0+changed on ")
+    assert status.state == "queued" and " and is 0.0+changed on " in status.reason
     assert "start the batch again" in status.reason
     monkeypatch.undo()
     assert batch(walk(tmp_path), results=tmp_path, workers=1).done
+
+
+def test_a_helper_that_changes_meanwhile_makes_runs_wait_the_one_under_way_too(tmp_path, monkeypatch):
+    """The kernels of this notebook change what they have imported."""
+    monkeypatch.chdir(tmp_path)
+    helper = tmp_path / "helper.py"
+    helper.write_text("x = 1\n")
+    change = f"import helper, pathlib\npathlib.Path({str(helper)!r}).write_text('x = 2\\n')"
+    notebook = write(tmp_path / "n.ipynb", f"{change}\n{TABLE}", parameters="i: int = 0  # the run", place=True)
+    found = batch(notebook, over={"i": [1, 2]}, results=tmp_path, workers=1)
+    assert states(found) == ["queued", "queued"]
+    reasons = [status.reason for status in found.statuses().values()]
+    assert all(reason.startswith("helper.py was changed on ") for reason in reasons), reasons
+    assert [status.attempt for status in found.statuses().values()] == [1, 1]
+    assert not list((tmp_path / "notebooks" / found.runs[1].run_id).glob("*.parquet"))
+    again = batch(notebook, over={"i": [1, 2]}, results=tmp_path, workers=1)  # now the change changes nothing
+    assert again.done and {run.run_id for run in again.runs}.isdisjoint(run.run_id for run in found.runs)
 
 
 def test_a_folder_that_cannot_be_written_for_a_moment_costs_nothing(tmp_path, monkeypatch):

@@ -8,9 +8,9 @@ from hatlab import checks, provenance
 from hatlab.cli import cli
 from hatlab.config import ConfigError
 from hatlab.files import write_json
-from hatlab.ledger import Status, now
+from hatlab.ledger import Status
 from hatlab.plans import find, plan
-from hatlab.provenance import checksum
+from hatlab.provenance import checksum, now
 
 
 @pytest.fixture(autouse=True)
