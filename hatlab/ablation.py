@@ -89,9 +89,9 @@ def plan(base: RunConfig, cs: Sequence[float], seeds: Sequence[int]) -> list[Cel
         raise ConfigError(
             "n_tasks = 1: the ablation is about what a task does with those before it; allowed is 2 or more"
         )
-    if wrong := [c for c in cs if not c > 0]:
+    if isinstance(cs, list | tuple | range) and (wrong := [c for c in cs if not c > 0]):
         raise ConfigError(f"cs = {list(cs)}: {wrong[0]} is not above 0; the arm without a regularizer is always there")
-    base.grid(c=list(cs), seed=list(seeds))  # says what is wrong with either
+    base.grid(c=cs, seed=seeds)  # says what is wrong with either
     cells = []
     for arm, (_, mode, factor) in ARMS.items():
         for c in cs if factor else [0.0]:

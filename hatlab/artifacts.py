@@ -1,24 +1,26 @@
 """What a notebook leaves in its folder: figures as PNG and PDF, tables as Parquet and CSV, and a manifest.
 
-Called at a notebook's end, so the same files appear when it is opened by hand and when it is run in a batch; whoever
-runs it then adds what only it knows with `complete`, and `publish` copies an outcome that is whole to another folder.
-Equal figures and tables have equal bytes.
+Called by a notebook, so the same files appear when it is opened by hand and when it is run in a batch; whoever runs it
+then adds what only it knows with `complete`, and `publish` copies an outcome that is whole to another folder. Equal
+figures and tables have equal bytes.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import os
+import secrets
 import shutil
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from filelock import FileLock
 
 from hatlab.files import atomic, write_json, write_table
-from hatlab.paths import home, results_root
-from hatlab.provenance import checksum, environment
+from hatlab.paths import RUN, home, results_root
+from hatlab.provenance import checksum, environment, now
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["MANIFEST", "complete", "publish", "save"]
 
 MANIFEST: Final = "manifest.json"
+PROCESS: Final = secrets.token_hex(8)
 
 
 def save(
@@ -43,60 +46,78 @@ def save(
 ) -> Path:
     """Write everything into `<results>/<profile>/<name>`, each file whole or not at all, and return that folder.
 
+    A second call adds to what the first one saved, and replaces files of the same names. The manifest declares what was
+    saved in this run of a batch or, outside of a batch, by this process: a notebook that is opened anew starts anew.
+
     Args:
         name: the folder, as in `notebooks/figures.yaml`.
         runs: what the figures and tables were made from; their ids go into the metadata of every figure.
         figures: file name without ending -> figure; written at 300 dpi and as vectors with embedded fonts.
-        tables: file name without ending -> table.
+        tables: file name without ending -> table; `hatlab.tables.storable` says what becomes of index and columns.
         profile: the folder between; "interactive" for a notebook opened by hand.
         results: the results folder; None: as `hatlab.run`.
         notebook: the notebook's file name in `notebooks/`.
+
+    Raises:
+        ValueError: a name that is none of a file, before anything is written; or naming every table and figure that
+            cannot be saved, after all others are.
     """
+    figures, tables = figures or {}, tables or {}
+    for given in (name, *figures, *tables):
+        if not isinstance(given, str) or not given or Path(given).name != given or given.startswith("."):
+            raise ValueError(f"{given!r} is no file name: allowed is text without a slash and without a dot in front")
     folder = (Path(results) if results else results_root()) / profile / name
+    ids = [run.run_id for run in runs]
+    writers: dict[str, Callable[[], list[Path]]] = {}
+    for stem, table in tables.items():
+        writers[f"table {stem!r}"] = functools.partial(write_table, folder, stem, table)
+    for stem, figure in figures.items():
+        writers[f"figure {stem!r}"] = functools.partial(_write_figure, folder, stem, figure, ids)
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for stem, figure in (figures or {}).items():
-        written += _write_figure(folder, stem, figure, [run.run_id for run in runs])
-    for stem, table in (tables or {}).items():
-        written += write_table(folder, stem, table)
-    source = home() / "notebooks" / notebook
-    manifest = {
-        "figure": name,
-        "profile": profile,
-        "notebook": {"name": notebook, "checksum": checksum(source) if source.is_file() else None},
-        "written": datetime.now(UTC).isoformat(),
-        **environment(),
-        "data": {file: value for run in runs for file, value in run.manifest["data"].items()},
-        "runs": [
-            {"run_id": run.run_id, "config": run.manifest["config"], "sessions": run.manifest["sessions"]}
-            for run in runs
-        ],
-        "artifacts": {path.name: checksum(path) for path in written},
-    }
-    write_json(folder / MANIFEST, manifest)
+    with _lock(folder):
+        earlier = _saved_before(folder)
+        written, problems = _write(writers)
+        notebook = notebook or earlier.get("notebook", {}).get("name", "")
+        source = home() / "notebooks" / notebook
+        data = {file: value for run in runs for file, value in run.manifest["data"].items()}
+        manifest = {
+            "figure": name,
+            "profile": profile,
+            "notebook": {"name": notebook, "checksum": checksum(source) if source.is_file() else None},
+            "session": _session(),
+            "written": now(),
+            **environment(),
+            "data": earlier.get("data", {}) | data,
+            "runs": [run for run in earlier.get("runs", []) if run["run_id"] not in ids]
+            + [
+                {"run_id": run.run_id, "config": run.manifest["config"], "sessions": run.manifest["sessions"]}
+                for run in runs
+            ],
+            "artifacts": earlier.get("artifacts", {}) | {path.name: checksum(path) for path in written},
+        }
+        write_json(folder / MANIFEST, manifest)
+    if problems:
+        texts = (f"{what} cannot be saved: {type(error).__name__}: {error}" for what, error in problems.items())
+        raise ValueError("; ".join(" ".join(text.split()) for text in texts)) from next(iter(problems.values()))
     return folder
 
 
 def complete(folder: Path, executed: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Add `facts` and the executed notebook's checksum to the manifest in `folder`, and return it.
 
-    A notebook that saved nothing gets a manifest of its own.
+    A notebook that saved nothing gets a manifest of its own. The folder had none when the notebook was started, so one
+    that is there is of this run, whatever the clock says.
 
     Raises:
-        ValueError: what the notebook saved cannot be read.
+        ValueError: the manifest in `folder` is not as `save` wrote it.
     """
-    path = folder / MANIFEST
-    manifest: dict[str, Any]
-    if path.exists():
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise ValueError(f"{path.name} was damaged after the notebook wrote it") from None
-    else:
-        manifest = {"figure": folder.name, "written": datetime.now(UTC).isoformat(), **environment(), "artifacts": {}}
+    manifest = _read(folder / MANIFEST) or {
+        "figure": folder.name, "written": now(), **environment(), "artifacts": {}
+    }  # fmt: skip
+    manifest.pop("session", None)
     manifest |= facts
     manifest["artifacts"][executed.name] = checksum(executed)
-    write_json(path, manifest)
+    write_json(folder / MANIFEST, manifest)
     return manifest
 
 
@@ -117,10 +138,8 @@ def publish(source: Path, folder: Path, facts: Mapping[str, Any]) -> None:
     manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8")) | facts
     manifest = {name: value for name, value in manifest.items() if value is not None}
     declared: dict[str, str] = manifest["artifacts"]
-    locks = source.parent / ".locks"  # not beside the folder, which people copy
-    for path in (folder, locks):
-        path.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / f"{folder.parent.name}.{folder.name}.lock"):
+    folder.mkdir(parents=True, exist_ok=True)
+    with _lock(folder):
         if _holds(folder, manifest):
             return
         (folder / MANIFEST).unlink(missing_ok=True)
@@ -133,6 +152,56 @@ def publish(source: Path, folder: Path, facts: Mapping[str, Any]) -> None:
             if path.name not in declared and path.is_file():
                 path.unlink()
         write_json(folder / MANIFEST, manifest)
+
+
+def _lock(folder: Path) -> FileLock:
+    """What is held while artifacts and their manifest are written, by any process."""
+    locks = folder.parent.parent / ".locks"  # not beside the folder, which people copy
+    locks.mkdir(exist_ok=True)
+    return FileLock(locks / f"{folder.parent.name}.{folder.name}.lock")
+
+
+def _session() -> str:
+    """What the calls of `save` have in common whose artifacts belong together."""
+    run = os.environ.get(RUN)
+    return Path(run).name if run else PROCESS
+
+
+def _saved_before(folder: Path) -> dict[str, Any]:
+    """Return the manifest of an earlier call of `save` of this session; empty if there was none."""
+    try:
+        manifest = _read(folder / MANIFEST)
+    except ValueError:
+        if RUN in os.environ:
+            raise
+        return {}
+    return manifest if manifest.get("session") == _session() else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(manifest["artifacts"], dict):
+            return dict(manifest)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{path.name} is not as artifacts.save wrote it: it was damaged, or written over")
+
+
+def _write(writers: Mapping[str, Callable[[], list[Path]]]) -> tuple[list[Path], dict[str, Exception]]:
+    """Call each, and return what was written and what went wrong."""
+    written: list[Path] = []
+    problems: dict[str, Exception] = {}
+    for what, write in writers.items():
+        try:
+            written += write()
+        except OSError:  # then nothing else could be written either
+            raise
+        except Exception as error:
+            problems[what] = error
+    return written, problems
 
 
 def _holds(folder: Path, manifest: Mapping[str, Any]) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from hatlab.config import ConfigError
+from hatlab.limits import Limits
 from hatlab.options import pair, results_option
 from hatlab.values import values
 
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["batch", "collect", "end_at_sigterm", "status"]
 
 REFRESH_SECONDS: Final = 1.0
+MOST_ROWS: Final = 500  # of a dry run; drawing a row takes longer than planning the run
+MOST_REASONS: Final = 5  # of the rows that are not shown
 PAUSE_SECONDS: Final = 5.0  # nothing runs for a moment between two runs
 
 
@@ -75,6 +80,10 @@ def _amounts(ctx: click.Context, option: click.Parameter, texts: Sequence[str]) 
     "--grid", type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="YAML file with products, zips and lists of parameters (see README).",
 )  # fmt: skip
+@click.option(
+    "--inputs", multiple=True, metavar="PATH",
+    help="A file or folder that the runs depend on: all are made again when it has changed; repeatable.",
+)  # fmt: skip
 @click.option("--name", help="Name of the batch.  [default: made from notebook and parameters]")
 @click.option(
     "--workers", type=click.IntRange(min=1), metavar="N", help="Runs at a time.  [default: one for each core]"
@@ -113,10 +122,13 @@ def batch(
     from hatlab import batches
 
     if dry_run:
+        Limits(**{item.name: options[item.name] for item in dataclasses.fields(Limits)})
         planned = batches.plan(
             notebook, grid, parameters=fixed, over=over, name=options["name"], results=options["results"],
-            here=options["scheduler"] is None,
+            inputs=options["inputs"], here=options["scheduler"] is None,
         )  # fmt: skip
+        for warning in planned.warnings:
+            click.echo(f"warning: {warning}", err=True)
         _dry_run(planned, options["workers"])
         return
     end_at_sigterm()
@@ -134,7 +146,13 @@ def _dry_run(planned: Batch, workers: int | None) -> None:
     todo = [item.run for item in looked if not item.done]
     statuses = {item.run.run_id: item.status for item in looked}
     why = {item.run.run_id: item.why for item in looked}
-    batch_view.console().print(batch_view.table(planned, statuses, why))
+    batch_view.console().print(batch_view.table(planned, statuses, why, MOST_ROWS))
+    if (left := len(looked) - MOST_ROWS) > 0:
+        reasons = Counter(item.why or "done" for item in looked[MOST_ROWS:])
+        told = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common(MOST_REASONS))
+        click.echo(
+            f"the first {MOST_ROWS} are shown; the other {left}: {told}{', ...' if len(reasons) > MOST_REASONS else ''}"
+        )
     click.echo(batch_view.estimate(planned, len(todo), workers or default_workers(todo)))
 
 
@@ -201,16 +219,25 @@ def _follow(found: Batch, statuses: dict[str, Status], console: Console) -> dict
 def collect(name: str | None, results: Path | None) -> None:
     """Gather the tables of batch NAME, of the runs that are done, into one Parquet file for each.
 
-    They land in results/batches/NAME. The exit status is 1 if runs are missing in them.
+    They land in results/batches/NAME. The exit status is 1 if a run is missing in them: it is not done, or it left no
+    table, or one that could not be gathered.
     """
-    from hatlab import batches, collecting
+    from hatlab import batches, collecting, ledger
 
     found = batches.find(results, name)
     collected = collecting.gather(found)
     for path in collecting.write(found, collected):
         click.echo(f"{path}  {len(collected.tables[path.stem])} rows")
-    if not collected.tables:
-        click.echo("no run that is done has left a table", err=True)
+    for problem in collected.problems:
+        click.echo(problem, err=True)
+    if collected.without:
+        click.echo(
+            f"{len(collected.without)} of {len(found.runs)} runs are done, but left no table in their folders in "
+            f"{found.results / ledger.FOLDER}: {', '.join(collected.without)}. A table gets there by "
+            "artifacts.save(figure, ..., profile=profile, results=results)",
+            err=True,
+        )
     if collected.missing:
         click.echo(f"{len(collected.missing)} of {len(found.runs)} runs are missing: they are not done", err=True)
+    if not collected.whole:
         raise click.exceptions.Exit(1)

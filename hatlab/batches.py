@@ -15,10 +15,11 @@ from typing import Any, Final
 
 from hatlab.batch_view import Display
 from hatlab.cluster import Scheduler, Threads, Workers, cores
-from hatlab.config import ConfigError
-from hatlab.ledger import Entry, NotebookRun, State, Status, now
+from hatlab.ledger import Entry, NotebookRun, State, Status
+from hatlab.limits import Limits
 from hatlab.notebook import Notebook
 from hatlab.plans import Batch, Planned, find, names, plan
+from hatlab.provenance import now
 from hatlab.runner import Assignment
 
 __all__ = ["Batch", "Planned", "batch", "carry_out", "default_workers", "find", "names", "plan"]
@@ -36,6 +37,7 @@ def batch(
     over: Mapping[str, Sequence[Any]] | None = None,
     name: str | None = None,
     results: Path | str | None = None,
+    inputs: Sequence[Path | str] = (),
     workers: int | None = None,
     scheduler: str | None = None,
     resources: Mapping[str, float] | None = None,
@@ -56,6 +58,8 @@ def batch(
         over: name -> values, all combinations, the last one varying fastest.
         name: of the batch; None: made from the notebook's name and the parameters.
         results: results folder; None: as `hatlab.run`.
+        inputs: files and folders on which the runs depend, beside the local modules that the notebook imports: when one
+            has changed, all runs are made again.
         workers: runs at a time on this machine; None: one for each core, one if the runs are on a GPU.
         scheduler: address of a Dask scheduler whose workers see this folder and have this hatlab; None: this machine.
         resources: what each run takes of a worker that was started with --resources, such as {"GPU": 1}.
@@ -70,7 +74,8 @@ def batch(
         KeyboardInterrupt: after the kernels have ended; what is not done is queued for the next call.
     """
     source, here = Notebook.read(notebook), scheduler is None
-    planned = plan(source, grid, parameters=parameters, over=over, name=name, results=results, here=here)
+    Limits(workers, scheduler, resources, retries, timeout, memory)  # says what is wrong with them before it plans
+    planned = plan(source, grid, parameters=parameters, over=over, name=name, results=results, inputs=inputs, here=here)
     carry_out(
         planned, [source], workers=workers, scheduler=scheduler, resources=resources, retries=retries, timeout=timeout,
         memory=memory, display=display,
@@ -103,11 +108,12 @@ def carry_out(
     Raises:
         ConfigError, ClusterError, KeyboardInterrupt: as `batch`.
     """
-    _check_options({"workers": workers, "retries": retries, "timeout": timeout}, scheduler, resources)
-    limit, sources = _bytes(memory), planned.save(notebooks)
+    limits, sources = Limits(workers, scheduler, resources, retries, timeout, memory), planned.save(notebooks)
     looked = planned.look()
     todo = [item.run for item in looked if not item.done]
     with display or Display() as shown:
+        for warning in planned.warnings:
+            shown.note(f"warning: {warning}")
         shown.start(planned, looked)
         for item in looked:
             if item.done and ended is not None:
@@ -120,7 +126,7 @@ def carry_out(
         with Scheduler(scheduler, resources) if scheduler else Threads(threads) as cluster:
             shown.note(cluster.describe())
             call, environment = secrets.token_hex(4), {**cluster.environment, **_environment(planned)}
-            limit = limit or cluster.memory
+            limit = limits.bytes or cluster.memory
             pending = {}
             for run in todo:
                 own = {**({} if scheduler else shown.environment(run)), **(environments or {}).get(run.run_id, {})}
@@ -208,38 +214,3 @@ def default_workers(runs: Sequence[NotebookRun]) -> int:
         if torch.cuda.is_available():
             return 1
     return cores()
-
-
-def _check_options(
-    options: Mapping[str, float | None], scheduler: str | None, resources: Mapping[str, float] | None
-) -> None:
-    for name, least, whole in (("workers", 1, True), ("retries", 0, True), ("timeout", 0, False)):
-        value = options[name]
-        if value is None:
-            continue
-        kinds = (int,) if whole else (int, float)
-        if not isinstance(value, kinds) or isinstance(value, bool) or value < least or (not whole and value <= 0):
-            allowed = f"a whole number of at least {least}" if whole else "a number of seconds above 0"
-            raise ConfigError(f"{name} = {value!r}: allowed is {allowed}, or none")
-    if resources and scheduler is None:
-        raise ConfigError(
-            f"resources = {dict(resources)}: only workers of a scheduler have any; name it with --scheduler"
-        )
-    if scheduler is not None and options["workers"] is not None:
-        raise ConfigError(
-            f"workers = {options['workers']}: {scheduler} has workers of its own; allowed is one of the two"
-        )
-
-
-def _bytes(memory: int | str | None) -> int | None:
-    if memory is None:
-        return None
-    from dask.utils import parse_bytes
-
-    try:
-        found = int(parse_bytes(memory))
-    except (ValueError, TypeError):
-        found = 0
-    if found <= 0:
-        raise ConfigError(f"memory = {memory!r}: allowed is a number of bytes above 0, as in 4GB or 500MB")
-    return found

@@ -10,12 +10,15 @@ import difflib
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-__all__ = ["ConfigError", "RunConfig", "nearest"]
+__all__ = ["MOST_RUNS", "ConfigError", "RunConfig", "nearest", "repeated"]
+
+MOST_RUNS: Final = 100_000  # values of a parameter, and runs that are asked for at once: more are taken for a slip
 
 
 class ConfigError(ValueError):
@@ -26,6 +29,26 @@ def nearest(name: str, valid: list[str]) -> str:
     """Return "; did you mean 'x'?" for the valid name closest to `name`, or "" if none is close."""
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def repeated(values: Sequence[Any]) -> list[Any]:
+    """Return the values that stand in `values` a second time."""
+    seen, lists, found = set(), [], []
+    for value in values:
+        try:
+            known = value in seen
+            seen.add(value)
+        except TypeError:  # lists and mappings
+            known = value in lists
+            lists.append(value)
+        found += [value] if known else []
+    return found
+
+
+def _for_papermill(name: str, value: Any) -> str:
+    """Return what to do about text where a list is wanted, or ""."""
+    listed = isinstance(value, str) and value.strip().startswith("[")
+    return f"; from papermill -p, which reads no lists? Its -y does: -y '{name}: {value.strip()}'" if listed else ""
 
 
 Width = Annotated[int, Field(ge=1)]
@@ -213,9 +236,12 @@ class RunConfig(BaseModel):
         """
         for name, values in axes.items():
             if not isinstance(values, list | tuple | range) or not values:
-                raise ConfigError(f"{name}: {values!r} is not a list of one or more values")
-            if twice := [value for i, value in enumerate(values) if value in values[:i]]:
+                hint = _for_papermill(f"{name}s", values)  # what notebooks call it
+                raise ConfigError(f"{name}: {values!r} is not a list of one or more values{hint}")
+            if twice := repeated(values):
                 raise ConfigError(f"{name}: {twice[0]!r} is named twice in {list(values)}; each value makes a run once")
+        if (n := math.prod(map(len, axes.values()))) > MOST_RUNS:
+            raise ConfigError(f"{' x '.join(axes)}: {n} runs are asked for; allowed are {MOST_RUNS} at once")
         return [self.replace(**dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
 
     def to_json(self) -> str:
@@ -232,6 +258,7 @@ def _explain(error: ValidationError) -> str:
     """One line per wrong parameter: name, value, what is allowed, what it means."""
     names = list(RunConfig.model_fields)
     lines: dict[str, str] = {}
+    hints: dict[str, str] = {}
     for item in error.errors(include_url=False):
         name = str(item["loc"][0])
         if item["type"] == "extra_forbidden":
@@ -242,7 +269,9 @@ def _explain(error: ValidationError) -> str:
             lines[name] += f", or: {allowed}"
         else:
             lines[name] = f"{name} = {item['input']!r}: {allowed}"
+            hints[name] = _for_papermill(name, item["input"])
     for name in lines:
+        lines[name] += hints.get(name, "")
         if name in names and name not in ("momentum", "weight_decay"):
             lines[name] += f" ({name}: {RunConfig.model_fields[name].description})"
     return "\n".join(lines.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import secrets
@@ -11,10 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from hatlab.tables import storable
+
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["atomic", "remove_leftovers", "write_json", "write_table"]
+__all__ = ["as_json", "atomic", "remove_leftovers", "write_json", "write_table"]
 
 TEMPORARY: Final = re.compile(r"\..+\.[0-9a-f]{8}(\.[^.]+)?")
 
@@ -41,11 +44,29 @@ def remove_leftovers(folder: Path) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` as JSON, atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        temporary.write_text(as_json(content) + "\n", encoding="utf-8")
+
+
+def as_json(content: Mapping[str, Any]) -> str:
+    """Return `content` as JSON that every reader takes: a number that is not finite is null."""
+    return json.dumps(_finite(content), indent=1, sort_keys=True, allow_nan=False)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_table(folder: Path, name: str, table: pd.DataFrame) -> list[Path]:
-    """Write `table` as `<name>.parquet` and `<name>.csv`, atomically, and return both paths."""
+    """Write what `storable` makes of `table` as `<name>.parquet` and `<name>.csv`, and return both paths.
+
+    Raises:
+        ValueError: as `storable` does; nothing is written.
+    """
+    table = storable(table)
     paths = [folder / f"{name}.parquet", folder / f"{name}.csv"]
     with atomic(paths[0]) as temporary:
         table.to_parquet(temporary, index=False)

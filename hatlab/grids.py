@@ -18,11 +18,12 @@ All four may be left out; where several are given, each of one is combined with 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from hatlab.config import ConfigError, nearest
+from hatlab.config import MOST_RUNS, ConfigError, nearest, repeated
 from hatlab.values import read_yaml, values
 
 __all__ = ["Point", "expand", "read"]
@@ -61,7 +62,7 @@ def expand(
 
     Raises:
         ConfigError: an unknown section, a parameter that is set in two places, values that are no list, none at all,
-            named twice, or in a zip of different number.
+            named twice, or in a zip of different number; more than `MOST_RUNS` points.
     """
     blocks = grid if isinstance(grid, list | tuple) else [grid if grid is not None else {}]
     if not blocks:
@@ -69,11 +70,11 @@ def expand(
     points: list[Point] = []
     for number, block in enumerate(blocks, start=1):
         where = source if len(blocks) == 1 else f"{source}, block {number}"
-        points += _block(block, dict(parameters or {}), dict(over or {}), where)
+        points += _block(block, dict(parameters or {}), dict(over or {}), where, MOST_RUNS - len(points))
     return points
 
 
-def _block(block: Any, parameters: Point, over: dict[str, Sequence[Any]], where: str) -> list[Point]:
+def _block(block: Any, parameters: Point, over: dict[str, Sequence[Any]], where: str, most: int) -> list[Point]:
     _mapping(block, where, "with " + ", ".join(SECTIONS))
     for name in block:
         if name not in SECTIONS:
@@ -97,6 +98,8 @@ def _block(block: Any, parameters: Point, over: dict[str, Sequence[Any]], where:
     _disjoint({"-p": {**parameters, **over}, **{f"{name} of {where}": names for name, names in places.items()}})
     steps = [dict(zip(zipped, row, strict=True)) for row in zip(*zipped.values(), strict=True)] or [{}]
     axes = {**product, **over}
+    if (n := len(spelled) * len(steps) * math.prod(map(len, axes.values()))) > most:
+        raise ConfigError(f"{where} makes {n} runs; allowed are {MOST_RUNS} in a batch")
     combinations = [dict(zip(axes, row, strict=True)) for row in itertools.product(*axes.values())]
     return [
         {**parameters, **fixed, **run, **step, **combination}
@@ -123,7 +126,7 @@ def _axis(name: str, given: Any, where: str, repeats: bool = False) -> list[Any]
         axis = values(list(given))
     except ConfigError as error:
         raise ConfigError(f"in {where}: {name}: {error}") from None
-    if not repeats and (twice := [value for i, value in enumerate(axis) if value in axis[:i]]):
+    if not repeats and (twice := repeated(axis)):
         raise ConfigError(f"in {where}: {name}: {twice[0]!r} is named twice; each value makes a run once")
     return axis
 

@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -21,8 +20,8 @@ from hatlab.grouping import OutOfMemory, is_out_of_memory
 from hatlab.loading import Images
 from hatlab.networks import HATNetwork
 from hatlab.progress import Progress
-from hatlab.provenance import environment
-from hatlab.records import Record, RecordError
+from hatlab.provenance import environment, now
+from hatlab.records import DamagedCheckpoint, Record, RecordError
 from hatlab.tasks import TaskSequence, make_sequence
 from hatlab.torch_settings import torch_settings
 from hatlab.training import Trainer, TrainingDiverged, build_network
@@ -56,11 +55,16 @@ class Job:
     network: HATNetwork | None = None  # its sizes, without values
     label: str = ""
 
-    def trainer(self, images: Images) -> Trainer:
-        """Return the run as its last checkpoint left it, or at its start."""
+    def trainer(self, images: Images, tell: Callable[[str], None]) -> Trainer:
+        """Return the run as its last checkpoint left it, or at its start; `tell` hears why, if that is damaged."""
         assert self.sequence is not None
         trainer = Trainer(self.config, self.sequence, images)
-        if (saved := self.record.load_checkpoint()) is not None:
+        saved = None
+        try:
+            saved = self.record.load_checkpoint()
+        except DamagedCheckpoint as error:
+            tell(f"run {self.config.run_id} starts anew: {error}")
+        if saved is not None:
             try:
                 trainer.load_state_dict(saved)
             except (KeyError, TypeError, RuntimeError) as error:
@@ -76,12 +80,20 @@ def prepare(config: RunConfig, results: Path, sets: Callable[..., tuple[Dataset,
     """Open the run's record and make its tasks; refuse what cannot run."""
     record = Record(config, results)
     if record.finished:
-        # it is loaded without its images where they are gone, but not beside others under the same name
-        with contextlib.suppress(DatasetError):
-            record.verify_data(_checksums(sets(config.dataset, download=False)))
-        return Job(config, record)
+        try:
+            record = record.for_images(_checksums(sets(config.dataset, download=False)))
+        except DatasetError:  # it is loaded without its images where they are gone, if it is clear which they were
+            if others := sorted(record.folder.parent.glob(f"{record.folder.name}-*")):
+                raise RecordError(
+                    f"the images of {config.dataset} are gone, and run {config.run_id} was made with several, see "
+                    f"{record.folder} and {others[0]}: restore those that are meant"
+                ) from None
+        if record.finished:
+            return Job(config, record)
     sequence = make_sequence(config, sets(config.dataset))
-    record.verify_data(_checksums(sequence.datasets))
+    record = record.for_images(_checksums(sequence.datasets))
+    if record.finished:
+        return Job(config, record)
     network = check_network(config, sequence)
     record.prepare()
     return Job(config, record, sequence, network)
@@ -141,7 +153,7 @@ def _train_held(
 ) -> list[TrainingDiverged]:
     if not group:
         return []
-    books = {job.trainer(images): _Book(job) for job in group}
+    books = {job.trainer(images, progress.note): _Book(job) for job in group}
     first = group[0]
     assert first.network is not None
     with torch_settings(first.network, first.config.batch_size, len(group), images.device):
@@ -182,7 +194,7 @@ class _Book:
         device = trainer.device
         self.job.record.started(
             {
-                "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                "started": now(),
                 "from_task": trainer.task,
                 "from_epoch": trainer.within["epoch"] if trainer.within else 0,
                 "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

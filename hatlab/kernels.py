@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hatlab.files import atomic
 from hatlab.notebook import Notebook
-from hatlab.processes import GUARD, RUN, end_marked, guard
+from hatlab.paths import RUN
+from hatlab.processes import GUARD, end_marked, guard
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

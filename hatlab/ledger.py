@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -33,7 +33,7 @@ from pydantic import TypeAdapter, ValidationError
 from hatlab.files import write_json
 from hatlab.provenance import checksum
 
-__all__ = ["FOLDER", "Entry", "NotebookRun", "State", "Status", "entries", "now"]
+__all__ = ["FOLDER", "Entry", "NotebookRun", "State", "Status", "entries"]
 
 FOLDER: Final = "notebooks"  # of all runs of notebooks, below the results
 HEARTBEAT: Final = 5.0  # seconds between two signs of life
@@ -41,10 +41,6 @@ LOST: Final = 60.0  # seconds without one after which a run is said to be silent
 
 Record = TypeVar("Record")
 State = Literal["queued", "running", "done", "failed", "killed", "timed out", "stale"]
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 @dataclass(frozen=True)
@@ -97,6 +93,9 @@ class NotebookRun:
         values: all its parameters but those about places.
         hatlab: version of the library, with the checksum of its code.
         data: file -> checksum of the images that the parameters name; empty where they name none.
+        inputs: path from the kernel's folder -> checksum, of the local modules that the notebook imports and of the
+            files and folders that were named as inputs.
+        packages: name -> release of the installed packages that determine numbers.
     """
 
     notebook: str
@@ -105,12 +104,14 @@ class NotebookRun:
     values: dict[str, Any]
     hatlab: str
     data: dict[str, str]
+    inputs: dict[str, str] = field(default_factory=dict)
+    packages: dict[str, str] = field(default_factory=dict)
 
     @functools.cached_property
     def run_id(self) -> str:
-        """First 12 hexadecimal digits of the SHA-256 of notebook, all parameters, version of hatlab and data."""
-        content = json.dumps([self.notebook, self.source, self.values, self.hatlab, self.data], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:12]
+        """First 12 hexadecimal digits of the SHA-256 of all of the above but `given`."""
+        depends = [self.notebook, self.source, self.values, self.hatlab, self.data, self.inputs, self.packages]
+        return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
 
 
 class Entry:

@@ -7,25 +7,28 @@ field's bounds, before a kernel starts. Nothing in a notebook is run for that.
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal, Optional, Union
+from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from hatlab.annotations import ALLOWED, type_of
 from hatlab.config import ConfigError, RunConfig, nearest
 
-__all__ = ["PLACE", "Notebook", "Parameter"]
+__all__ = ["PLACE", "SAVE", "Notebook", "Parameter", "parsed", "without_magics"]
 
 # What a notebook is told about where its outcome goes; users say it with options of the command.
 PLACE: Final = ("results", "profile", "figure")
-TYPES: Final[dict[str, Any]] = {
-    kind.__name__: kind for kind in (bool, int, float, str, list, dict)
-} | {"Any": Any, "Literal": Literal, "Optional": Optional, "Union": Union}  # fmt: skip
+SAVE: Final = f"artifacts.save(figure, ..., profile=profile, results=results), with {', '.join(PLACE)} as parameters"
+LONGEST: Final = 100_000  # characters of a cell of parameters
+LARGEST: Final = 4096  # bits of a whole number
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,14 @@ class Parameter:
             ValueError: it is of another type, or no plain data.
         """
         try:
-            checked = self.adapter.validate_python(value, strict=True)
+            if why := _not_plain(value):
+                raise ValueError(f"{self.name} = {_short(value)}: {why}")
+            return self.adapter.validate_python(value, strict=True)
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
             raise ValueError(f"{self.name} = {_short(value)}: {problem['msg']} (wanted: {self.kind})") from None
-        if why := _not_plain(checked):
-            raise ValueError(f"{self.name} = {_short(value)}: {why}")
-        return checked
+        except RecursionError:
+            raise ValueError(f"{self.name}: lists or mappings are too deep in each other, or hold themselves") from None
 
 
 @dataclass(frozen=True)
@@ -124,32 +128,61 @@ class Notebook:
             return {}
         if len(tagged) > 1:
             raise ConfigError(f"{self.path} has {len(tagged)} cells tagged 'parameters'; allowed is one")
+        if len(tagged[0]) > LONGEST:
+            raise ConfigError(f"the parameters cell of {self.path} has more than {LONGEST} characters")
         try:
-            statements = ast.parse(tagged[0]).body
-        except SyntaxError as error:
+            statements = parsed(tagged[0]).body
+        except ValueError as error:
             raise ConfigError(f"the parameters cell of {self.path} is not Python: {error}") from None
         return {parameter.name: parameter for parameter in map(self._parameter, statements)}
 
     def _parameter(self, line: ast.stmt) -> Parameter:
-        where = f"in the parameters cell of {self.path}: '{ast.unparse(line)}'"
+        where = f"in the parameters cell of {self.path}: '{_unparsed(line)}'"
         if not (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value is not None):
             raise ConfigError(f"{where} is not of the form name: type = value, as in c: float = 0.75")
-        name, kind = line.target.id, ast.unparse(line.annotation)
+        name, kind = line.target.id, _unparsed(line.annotation)
         try:
             default = ast.literal_eval(line.value)
-        except ValueError:
+        except (ValueError, TypeError, RecursionError):
             raise ConfigError(f"{where}: the default of {name} is not a plain value") from None
         try:
-            # names of plain types only, subscripted or joined by |: nothing that can be called
-            if any(isinstance(node, ast.Call | ast.Attribute | ast.Lambda) for node in ast.walk(line.annotation)):
-                raise NameError
-            adapter = TypeAdapter(eval(kind, {"__builtins__": {}}, TYPES))
-        except Exception:
+            adapter = TypeAdapter(type_of(line.annotation))
+        except ValueError:
             raise ConfigError(
-                f"{where}: {kind} is not a type that a parameter can have; allowed are {', '.join(TYPES)}, "
-                f"as in list[float], int | None or Literal['a', 'b']"
+                f"{where}: {kind} is not a type that a parameter can have; allowed are {ALLOWED}"
             ) from None
+        try:
+            default = Parameter(name, kind, None, adapter).check(default)
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from None
         return Parameter(name, kind, default, adapter)
+
+    @cached_property
+    def code(self) -> list[tuple[int, ast.Module]]:
+        """Each code cell that is not empty: the number that stands in brackets beside it when the notebook has been run
+        from top to bottom, and its syntax tree. A cell that is no Python is left out."""
+        sources = [cell["source"] for cell in self.cells if cell["cell_type"] == "code" and cell["source"].strip()]
+        trees = []
+        for number, source in enumerate(sources, start=1):
+            with contextlib.suppress(ValueError, SyntaxError):
+                trees.append((number, parsed(without_magics(source))))
+        return trees
+
+    def misplaced(self) -> list[str]:
+        """Say which calls of `artifacts.save` put what they save outside the folder of the run of a batch."""
+        found = []
+        for number, tree in self.code:
+            for call in ast.walk(tree):
+                if isinstance(call, ast.Call) and _unparsed(call.func) in ("artifacts.save", "hatlab.artifacts.save"):
+                    given = {word.arg: word.value for word in call.keywords}
+                    given |= {"name": call.args[0]} if call.args else {}
+                    fixed = [name for name in ("name", "profile") if isinstance(given.get(name), ast.Constant)]
+                    if fixed or ("profile" not in given and None not in given):
+                        found.append(
+                            f"in {self.name}, cell {number}: {_unparsed(call)} does not save in the folder of its run; "
+                            f"allowed is {SAVE}"
+                        )
+        return found
 
     def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return all parameters but those about places, as the kernel will see them: `given`, and the defaults.
@@ -220,11 +253,51 @@ def _not_plain(value: Any) -> str:
         return next(filter(None, map(_not_plain, value)), "")
     if isinstance(value, str):
         return "" if value.isascii() or value == value.encode(errors="ignore").decode() else "not valid Unicode"
+    if isinstance(value, int) and value.bit_length() > LARGEST:
+        return f"a whole number of {value.bit_length()} bits; allowed are {LARGEST}"
     if value is None or isinstance(value, bool | int | float):
         return ""
     return f"{type(value).__name__} is no plain data; allowed are numbers, text, true, false, null, lists and mappings"
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # of a whole number with thousands of digits
+        text = f"({type(value).__name__})"
     return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def _unparsed(node: ast.AST) -> str:
+    try:
+        text = ast.unparse(node)
+    except (ValueError, RecursionError):
+        text = type(node).__name__
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def without_magics(source: str) -> str:
+    """Return a cell's source as Python: a magic is the call that IPython makes of it.
+
+    Raises:
+        SyntaxError: it is a magic that nothing can be made of.
+    """
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    code: str = TransformerManager().transform_cell(source)
+    return code
+
+
+def parsed(source: str | bytes) -> ast.Module:
+    """Return the syntax tree of Python's source; nothing of it is run.
+
+    Raises:
+        ValueError: it is no Python, or nested too deeply.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of backslashes in the text of others
+            return ast.parse(source)
+    except SyntaxError as error:
+        raise ValueError(str(error)) from None
+    except (RecursionError, MemoryError):
+        raise ValueError("it is nested too deeply") from None

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
-__all__ = ["cache_root", "data_roots", "home", "results_root"]
+__all__ = ["RUN", "cache_root", "data_roots", "home", "results_root"]
+
+RUN: Final = "HATLAB_NOTEBOOK_RUN"  # names the run in the environment of its kernel and of all that the kernel starts
 
 
 def home() -> Path:

@@ -15,14 +15,14 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 
 from hatlab import grids
-from hatlab.config import ConfigError, RunConfig, nearest
+from hatlab.checks import runs_of
+from hatlab.config import ConfigError, nearest
+from hatlab.dependencies import changes, named
 from hatlab.files import atomic, write_json
-from hatlab.grids import Point
-from hatlab.ledger import Entry, NotebookRun, Status, entries, now
-from hatlab.notebook import Notebook
-from hatlab.paths import results_root
-from hatlab.processes import RUN
-from hatlab.provenance import library_version
+from hatlab.ledger import Entry, NotebookRun, Status, entries
+from hatlab.notebook import SAVE, Notebook
+from hatlab.paths import RUN, results_root
+from hatlab.provenance import now
 
 __all__ = ["Batch", "Planned", "find", "names", "plan", "runs_of"]
 
@@ -52,12 +52,14 @@ class Batch:
         runs: each once, in order.
         results: the results folder.
         figures: run id -> the figure of `hatlab reproduce` that it makes; empty where the parameters tell runs apart.
+        warnings: what is likely to be a mistake, for whoever plans it.
     """
 
     name: str
     runs: tuple[NotebookRun, ...]
     results: Path
     figures: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def notebook(self) -> str:
@@ -141,13 +143,7 @@ def _why(run: NotebookRun, status: Status, others: Sequence[NotebookRun], result
     if not done:
         return status.reason or "new"
     before = max(done, key=lambda pair: pair[0])[1]
-    changes = ["the notebook was changed"] if before.source != run.source else []
-    if before.hatlab != run.hatlab:
-        changes.append(f"hatlab was {before.hatlab} and is {run.hatlab}")
-    files = sorted(name for name in {*before.data, *run.data} if before.data.get(name) != run.data.get(name))
-    if files:
-        changes.append(f"other images: {', '.join(files)}")
-    return f"stale: {'; '.join(changes)}"
+    return f"stale: {'; '.join(changes(before, run))}"
 
 
 def plan(
@@ -158,117 +154,69 @@ def plan(
     over: Mapping[str, Sequence[Any]] | None = None,
     name: str | None = None,
     results: Path | str | None = None,
+    inputs: Sequence[Path | str] = (),
     here: bool = True,
 ) -> Batch:
     """Return a batch with all names, types, bounds and data sets checked; nothing is written or started.
 
     Args:
-        notebook, grid, parameters, over, name, results: as for `batch`.
+        notebook, grid, parameters, over, name, results, inputs: as for `batch`.
         here: whether the runs are made on this machine, so that their device has to be there.
 
     Raises:
-        ConfigError: naming everything that is wrong with the runs, each problem once.
+        ConfigError: naming everything that is wrong with the runs, each problem once; a name that another batch has.
         DatasetError: images that are missing or damaged.
     """
+    root = _root(results)
     source = notebook if isinstance(notebook, Notebook) else Notebook.read(notebook)
     if isinstance(grid, str | Path):
         points = grids.expand(grids.read(Path(grid)), parameters, over, str(grid))
     else:
         points = grids.expand(grid, parameters, over)
-    runs = {run.run_id: run for run in runs_of([(source, point) for point in points], here)}
+    files = named(inputs, Path.cwd(), root)
+    runs = {run.run_id: run for run in runs_of([(source, point) for point in points], here, inputs=files)}
     wanted = tuple(runs.values())
     if name is None:
         digest = hashlib.sha256(json.dumps([source.name, sorted(map(_parameters, wanted))]).encode()).hexdigest()
         name = f"{re.sub(r'[^A-Za-z0-9_]+', '-', source.stem).strip('-')[:60] or 'notebook'}-{digest[:8]}"
-    return Batch(checked_name(name), wanted, _root(results))
+    planned = Batch(checked_name(name), wanted, root, warnings=_warnings(source, wanted))
+    _check_earlier(planned)
+    return planned
 
 
-def runs_of(wanted: Sequence[tuple[Notebook, Point]], here: bool = True, images: bool = True) -> list[NotebookRun]:
-    """Return a run for each notebook and its parameters, in order, all checked as `plan` does.
+def _warnings(notebook: Notebook, runs: Sequence[NotebookRun]) -> tuple[str, ...]:
+    missing = [name for name in ("figure", "profile") if name not in notebook.parameters]
+    if len(runs) == 1 or not missing:
+        return ()
+    return (
+        f"{notebook.name} has no parameter {' and no '.join(missing)}: what its {len(runs)} runs save lands outside "
+        f"their folders, where one may replace another's, and nothing is collected. Save with {SAVE}",
+    )
 
-    Args:
-        wanted: notebooks, and the parameters that are to be set.
-        here: as for `plan`.
-        images: False if no image is to be read for it: what depends on them is not checked, and `data` is empty.
+
+def _check_earlier(planned: Batch) -> None:
+    """See that a batch of the same name is the same one: with more runs perhaps, or other code, but none less.
 
     Raises:
-        ConfigError: naming everything that is wrong with them, each problem once.
+        ConfigError: it is another batch, which would be forgotten.
     """
-    version, checks = library_version(), _Checks(here)
-    runs = []
-    problems: dict[str, dict[str, None]] = {}  # each with the notebooks that have it, an ordered set
-    for notebook, point in wanted:
-        try:
-            values = notebook.check(point)
-        except ConfigError as error:  # one line for each parameter
-            for problem in str(error).splitlines():
-                problems.setdefault(problem, {})[notebook.name] = None
-            continue
-        try:
-            data = checks.data(notebook, values) if images else {}
-        except ConfigError as error:
-            problems.setdefault(str(error), {})[notebook.name] = None
-            continue
-        given = {name: values[name] for name in point}
-        runs.append(NotebookRun(notebook.name, notebook.checksum, given, values, version, data))
-    if problems:
-        raise ConfigError(_told(problems, len(wanted)))
-    return runs
+    try:
+        earlier = find(planned.results, planned.name)
+    except ConfigError:  # there is none, or it cannot be read
+        return
+    keys = {key for run in planned.runs for key in _keys(run)}
+    lost = [run for run in earlier.runs if not keys.intersection(_keys(run))]
+    if lost:
+        raise ConfigError(
+            f"name = '{planned.name}' belongs to a batch of {earlier.notebook} with runs that are not among these "
+            f"{len(planned.runs)} of {planned.notebook}: {len(lost)} of {len(earlier.runs)}, the first with "
+            f"{earlier.telling(lost[0])}; take another --name, or ask for those runs, too (what is done is kept)"
+        )
 
 
-def _told(problems: Mapping[str, Iterable[str]], n_runs: int) -> str:
-    """Return problems, each with the notebooks that have it, as one message."""
-    of_notebooks: dict[str, list[str]] = {}
-    for problem, notebooks in problems.items():
-        of_notebooks.setdefault(", ".join(notebooks), []).append(problem)
-    lines = [f"in the parameters of {names}: " + "\n".join(found) for names, found in of_notebooks.items()]
-    if n_runs > 1:
-        lines.append(f"({n_runs} runs were asked for, none was started)")
-    return "\n".join(lines)
-
-
-class _Checks:
-    """What is checked of the configs that a notebook's parameters describe; the images of each data set once."""
-
-    def __init__(self, here: bool) -> None:
-        self.here = here
-        self.loaded: dict[str, Any] = {}  # names -> data sets, or why there are none
-        self.networks: set[str] = set()
-
-    def sets(self, names: str) -> Any:
-        from hatlab.datasets import load_all
-
-        if names not in self.loaded:
-            try:
-                self.loaded[names] = load_all(names)
-            except ConfigError as error:  # a download is tried once
-                self.loaded[names] = error
-        if isinstance(found := self.loaded[names], ConfigError):
-            raise found
-        return found
-
-    def data(self, notebook: Notebook, values: Mapping[str, Any]) -> dict[str, str]:
-        """Return file -> checksum of the images that the parameters name.
-
-        Raises:
-            ConfigError: a value that a run would refuse.
-        """
-        config = notebook.configs(values)[0]
-        if self.here and isinstance(device := values.get("device"), str):
-            from hatlab.runs import find_device
-
-            find_device(device)
-        if not notebook.names_data(values):
-            return {}
-        from hatlab.jobs import check_network
-        from hatlab.tasks import make_sequence
-
-        sets = self.sets(config.dataset)
-        alike = config.replace(seed=RunConfig().seed, c=RunConfig().c)
-        if alike.run_id not in self.networks:
-            check_network(config, make_sequence(config, sets))
-            self.networks.add(alike.run_id)
-        return {file: value for data in sets for file, value in data.checksums.items()}
+def _keys(run: NotebookRun) -> list[tuple[str, str]]:
+    """By what a run is known in batches of one name: what was set, or all values, whatever has changed otherwise."""
+    return [(run.notebook, json.dumps(values, sort_keys=True)) for values in (run.given, run.values)]
 
 
 def names(results: Path | str | None = None) -> list[str]:

@@ -1,8 +1,8 @@
 """The processes of a run of a notebook, as the operating system knows them.
 
-Two variables in their environment mark them: `RUN` names the run, `GUARD` the process that watches over it. When that
-process is gone, by whatever way, its guard ends all that carry its mark: `python -m hatlab.processes MARK` waits for
-the end of its standard input, which its parent holds open.
+Two variables in their environment mark them: `paths.RUN` names the run, `GUARD` the process that watches over it. When
+that process is gone, by whatever way, its guard ends all that carry its mark: `python -m hatlab.processes MARK` waits
+for the end of its standard input, which its parent holds open.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from typing import Any, Final
 
 import psutil
 
-__all__ = ["GUARD", "RUN", "end_marked", "guard", "marked", "memory"]
+__all__ = ["GUARD", "end_marked", "guard", "marked", "memory"]
 
-RUN: Final = "HATLAB_NOTEBOOK_RUN"
 GUARD: Final = "HATLAB_NOTEBOOK_GUARD"
 
 _guard: tuple[str, subprocess.Popen[bytes]] | None = None  # the mark, and who waits for the end of this process

@@ -16,6 +16,7 @@ from hatlab.collecting import Collected
 from hatlab.figures import capacity_usage, styled
 from hatlab.ledger import NotebookRun
 from hatlab.plans import Batch
+from hatlab.tables import scalar
 
 __all__ = ["capacity_figures", "failures", "runs", "timeline", "versions"]
 
@@ -32,25 +33,25 @@ LOOKS: Final[dict[str, dict[str, Any]]] = {
 
 def runs(batch: Batch) -> pd.DataFrame:
     """Return one row per run: `run`, the parameters that vary, `state`, `reason`, `attempt`, `seconds`, `memory_gb`
-    (most that was seen), `host`, `started`, `ended`."""
+    (most that was seen), `host`, `started`, `ended`. A parameter with one of these names is called
+    `parameter_<name>`."""
     statuses = batch.statuses()
     rows = []
     for run in batch.runs:
         status = statuses[run.run_id]
-        rows.append(
-            {
-                "run": run.run_id,
-                **{name: _plain(value) for name, value in batch.telling(run).items()},
-                "state": status.state,
-                "reason": status.reason.partition("\n")[0],
-                "attempt": status.attempt,
-                "seconds": status.seconds,
-                "memory_gb": round(status.memory / 1e9, 2),
-                "host": status.host,
-                "started": status.started or None,
-                "ended": status.ended or None,
-            }
-        )
+        columns = {
+            "run": run.run_id,
+            "state": status.state,
+            "reason": status.reason.partition("\n")[0],
+            "attempt": status.attempt,
+            "seconds": status.seconds,
+            "memory_gb": round(status.memory / 1e9, 2),
+            "host": status.host,
+            "started": status.started or None,
+            "ended": status.ended or None,
+        }
+        telling = {(f"parameter_{name}" if name in columns else name): v for name, v in batch.telling(run).items()}
+        rows.append({"run": run.run_id, **{name: scalar(value) for name, value in telling.items()}, **columns})
     table = pd.DataFrame(rows)
     for column in ("started", "ended"):
         table[column] = pd.to_datetime(table[column], utc=True)
@@ -65,7 +66,7 @@ def failures(batch: Batch) -> str:
         if status.state in ("done", "queued", "running"):
             continue
         (run,) = [run for run in batch.runs if run.run_id == run_id]
-        values = ", ".join(f"{name} = {_plain(value)}" for name, value in batch.telling(run).items())
+        values = ", ".join(f"{name} = {scalar(value)}" for name, value in batch.telling(run).items())
         parts.append(f"{run_id} ({values}): {status.state}: {status.reason}")
         if traceback := status.error.get("traceback"):
             parts.append("\n".join(f"    {line}" for line in traceback.splitlines()))
@@ -112,11 +113,7 @@ def timeline(table: pd.DataFrame) -> Figure:
     """
     begun = table.dropna(subset=["started"]).sort_values("started", ignore_index=True)
     if begun.empty:
-        with styled():
-            figure, axes = plt.subplots(figsize=(7.1, 0.6), layout="constrained")
-            axes.set_axis_off()
-            axes.text(0, 0.5, "No run of the batch has started.")
-        return figure
+        return _words("No run of the batch has started.")
     first = begun["started"].min()
     start = (begun["started"] - first).dt.total_seconds()
     unit, size = _unit(float((start + begun["seconds"]).max()))
@@ -147,7 +144,7 @@ def capacity_figures(collected: Collected, batch: Batch) -> dict[str, Figure]:
     """Draw the capacity curves of a batch whose notebook leaves a table `capacity`: name -> figure, one for each
     combination of the parameters that vary, but for c and seed, which a figure holds all of.
 
-    Empty where there is no such table.
+    Empty where there is no such table. Where its rows make no curves, the figure says why.
     """
     table = collected.tables.get("capacity")
     if table is None:
@@ -161,12 +158,29 @@ def capacity_figures(collected: Collected, batch: Batch) -> dict[str, Figure]:
     ]
     names = list(dict.fromkeys(name for name in names if f"parameter_{name}" not in table))
     if not names:
-        return {"capacity_usage": capacity_usage(table, batch.notebook)}
+        return {"capacity_usage": _curves(table, batch.notebook)}
     drawn = {}
-    for number, (values, same) in enumerate(table.groupby(names, sort=False), start=1):
+    for number, (values, same) in enumerate(table.groupby(names, sort=False, dropna=False), start=1):
         title = ", ".join(f"{n.removeprefix('parameter_')} = {v}" for n, v in zip(names, values, strict=True))
-        drawn[f"capacity_usage_{number}"] = capacity_usage(same, title)
+        drawn[f"capacity_usage_{number}"] = _curves(same, title)
     return drawn
+
+
+def _curves(table: pd.DataFrame, title: str) -> Figure:
+    try:
+        return capacity_usage(table, title.replace("$", r"\$"))
+    except KeyError as error:
+        return _words(f"{title}: no curves, for the table has no column {error}.")
+    except ValueError as error:
+        return _words(f"{title}: no curves. {error}")
+
+
+def _words(text: str) -> Figure:
+    with styled():
+        figure, axes = plt.subplots(figsize=(7.1, 0.6), layout="constrained")
+        axes.set_axis_off()
+        axes.text(0, 0.5, text, parse_math=False, wrap=True)
+    return figure
 
 
 def _unit(seconds: float) -> tuple[str, int]:
@@ -174,7 +188,3 @@ def _unit(seconds: float) -> tuple[str, int]:
         if seconds >= 2 * size:
             return unit, size
     return "seconds", 1
-
-
-def _plain(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list | dict) else value

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 from hatlab.artifacts import MANIFEST, publish
 from hatlab.config import ConfigError, nearest
 from hatlab.files import atomic
-from hatlab.ledger import now
 from hatlab.notebook import Notebook
 from hatlab.pace import format_seconds
 from hatlab.paths import home, results_root
+from hatlab.provenance import now
 from hatlab.values import read_yaml
 
 if TYPE_CHECKING:

@@ -17,12 +17,14 @@ from typing import Any, Final
 
 from hatlab.artifacts import complete
 from hatlab.config import ConfigError
+from hatlab.dependencies import as_of_now, changes
 from hatlab.kernels import STOP_SECONDS, Execution, Failure
-from hatlab.ledger import FOLDER, HEARTBEAT, Entry, NotebookRun, State, Status, now
+from hatlab.ledger import FOLDER, HEARTBEAT, Entry, NotebookRun, State, Status
 from hatlab.notebook import Notebook
-from hatlab.processes import RUN, end_marked, memory
+from hatlab.paths import RUN
+from hatlab.processes import end_marked, memory
 from hatlab.progress import PROGRESS_FILE
-from hatlab.provenance import checksum, library_version
+from hatlab.provenance import checksum, now
 
 __all__ = ["Assignment", "perform", "request_stop"]
 
@@ -97,6 +99,7 @@ class _Watch:
     def __init__(self, job: Assignment, entry: Entry, wanted: Any) -> None:
         self.job, self.entry, self.wanted = job, entry, wanted
         self.limit = job.memory or _fair_share()
+        self.cwd = job.cwd if job.cwd.is_dir() else job.results
         self.clock = self.wrote = self.looked = self.heard = time.monotonic()
         self.may_be_retried = False
         before = entry.written()
@@ -110,7 +113,7 @@ class _Watch:
         self.entry.describe(self.job.run)
         self.entry.write(self.status)
         try:
-            if problem := _mismatch(self.job.run):
+            if problem := self._changed():
                 return self._end("queued", problem)
             return self._execute()
         except Exception as error:  # a run that ends has a status, whatever went wrong here
@@ -131,7 +134,7 @@ class _Watch:
             {**self.job.run.given, **{name: value for name, value in place.items() if name in notebook.parameters}},
             run=str(self.entry.folder),
             environment={PROGRESS_FILE: "", **self.job.environment},
-            cwd=self.job.cwd if self.job.cwd.is_dir() else self.job.results,
+            cwd=self.cwd,
             shown={name: value for name, value in shown.items() if name in notebook.parameters},
         )
         execution.start()
@@ -216,8 +219,16 @@ class _Watch:
     def _seconds(self) -> float:
         return round(time.monotonic() - self.clock, 1)
 
+    def _changed(self) -> str:
+        """Say what this machine and this moment have otherwise than the batch was planned with, or return ""."""
+        found = changes(self.job.run, as_of_now(self.job.run, self.cwd))
+        where = f"on {self.status.host}, since the batch was planned: start the batch again"
+        return f"{'; '.join(found)} {where}" if found else ""
+
     def _finish(self, notebook: Notebook, executed: Path) -> Status:
         """See that everything is there that the manifest declares, and call the run done."""
+        if problem := self._changed():  # while it ran: nobody knows which of the two it has read
+            return self._end("queued", problem)
         run = self.job.run
         facts = {
             "run_id": run.run_id,
@@ -257,17 +268,6 @@ class _Watch:
                     why = f"its status could not be written ({problem.strerror or problem}); it would be: {state}"
                     return replace(self.status, state="killed", reason=why)
                 time.sleep(1)
-
-
-def _mismatch(run: NotebookRun) -> str:
-    """Say how this worker's hatlab differs from the one that the batch was planned with, or return ""."""
-    here = library_version()
-    if here == run.hatlab:
-        return ""
-    return (
-        f"hatlab is {here} on {socket.gethostname()} now, and {run.hatlab} where and when the batch was "
-        f"planned: start the batch again"
-    )
 
 
 def _dask_worker() -> Any:

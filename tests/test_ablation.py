@@ -54,6 +54,7 @@ def test_a_run_in_two_places_is_made_once():
     [
         (BASE, [0.5, 0.0], [0], r"cs = \[0.5, 0.0\]: 0.0 is not above 0"),
         (BASE, [-1.0], [0], "-1.0 is not above 0"),
+        (BASE, "[0.5]", [0], r"c: '\[0.5\]' is not a list of one or more values; .* Its -y does: -y 'cs: \[0.5\]'"),
         (BASE, [0.5, 0.5], [0], "c: 0.5 is named twice"),
         (BASE, [0.5], [0, 0], "seed: 0 is named twice"),
         (BASE, [], [0], "c: .* is not a list of one or more"),

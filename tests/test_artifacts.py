@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+import threading
 from datetime import UTC, datetime, timedelta
 
 import matplotlib.pyplot as plt
@@ -6,8 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from hatlab import artifacts
 from hatlab.artifacts import complete, publish, save
 from hatlab.config import RunConfig
+from hatlab.paths import RUN
 from hatlab.provenance import checksum
 from hatlab.runs import Run, Tables
 
@@ -77,34 +82,148 @@ def test_equal_content_has_equal_bytes(figure, tmp_path):
 
 
 def test_completing_keeps_what_the_notebook_saved(figure, tmp_path):
-    since = datetime.now(UTC)
     folder = save("f", runs=[run(0, tmp_path)], figures={"f": figure}, tables={}, results=tmp_path)
     executed = folder / "n.ipynb"
     executed.write_text("{}")
-    manifest = complete(folder, since, executed, {"seconds": 2.5})
+    manifest = complete(folder, executed, {"seconds": 2.5})
     assert manifest == json.loads((folder / "manifest.json").read_text())
-    assert manifest["seconds"] == 2.5 and manifest["runs"]
+    assert manifest["seconds"] == 2.5 and manifest["runs"] and "session" not in manifest
     assert manifest["artifacts"] == {name: checksum(folder / name) for name in ("f.png", "f.pdf", "n.ipynb")}
 
 
-def test_completing_forgets_an_earlier_outcome(figure, tmp_path):
-    folder = save("f", runs=[run(0, tmp_path)], figures={"f": figure}, tables={}, results=tmp_path)
+def test_a_clock_that_steps_back_loses_nothing(tmp_path, monkeypatch):
+    """Two hours, while the notebook runs: what it saves seems older than its start."""
+
+    class Earlier(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) - timedelta(hours=2)
+
+    begun = datetime.now(UTC)
+    monkeypatch.setattr(artifacts, "datetime", Earlier)
+    folder = save("f", runs=[], tables={"t": TABLE}, results=tmp_path)
     executed = folder / "n.ipynb"
     executed.write_text("{}")
-    manifest = complete(folder, datetime.now(UTC) + timedelta(seconds=1), executed, {})
+    manifest = complete(folder, executed, {"started": begun.isoformat()})
+    assert manifest["written"] < manifest["started"]
+    assert set(manifest["artifacts"]) == {"t.parquet", "t.csv", "n.ipynb"}
+
+
+def test_a_notebook_that_saved_nothing_gets_a_manifest_of_its_own(tmp_path):
+    executed = tmp_path / "n.ipynb"
+    executed.write_text("{}")
+    manifest = complete(tmp_path, executed, {})
     assert "runs" not in manifest and list(manifest["artifacts"]) == ["n.ipynb"]
 
 
-def test_completing_refuses_a_manifest_that_was_damaged_since_and_replaces_an_older_one(figure, tmp_path):
-    since = datetime.now(UTC)
-    folder = save("f", runs=[run(0, tmp_path)], figures={"f": figure}, results=tmp_path)
+@pytest.mark.parametrize("text", ['{"artifacts": {', "[]", "{}", '{"artifacts": 3}', "\x00"])
+def test_completing_refuses_a_manifest_that_was_damaged(tmp_path, text):
+    folder = save("f", runs=[], tables={"t": TABLE}, results=tmp_path)
     executed = folder / "n.ipynb"
     executed.write_text("{}")
-    (folder / "manifest.json").write_text('{"artifacts": {')
-    with pytest.raises(ValueError, match=r"manifest\.json was damaged after the notebook wrote it"):
-        complete(folder, since, executed, {})
-    later = datetime.now(UTC) + timedelta(seconds=1)
-    assert list(complete(folder, later, executed, {})["artifacts"]) == ["n.ipynb"]
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match=r"manifest\.json is not as artifacts\.save wrote it"):
+        complete(folder, executed, {})
+
+
+# --- several calls --------------------------------------------------------------------------------------------------
+
+TABLE = pd.DataFrame({"usage": [0.5, 1 / 3]})
+CODE = """
+import pandas
+from hatlab.artifacts import save
+save("f", runs=[], tables={{name: pandas.DataFrame({{"a": [1]}}) for name in {names}}}, results="{results}")
+"""
+
+
+def tables_of(folder):
+    """The tables that a folder's manifest declares; all files that it declares are as it says."""
+    declared = json.loads((folder / "manifest.json").read_text())["artifacts"]
+    assert declared == {name: checksum(folder / name) for name in declared}
+    return {name.removesuffix(".parquet") for name in declared if name.endswith(".parquet")}
+
+
+def save_elsewhere(results, *names):
+    """Save tables to the same figure in a process of its own, and return that."""
+    return subprocess.Popen([sys.executable, "-c", CODE.format(names=names, results=results)])
+
+
+def test_a_second_call_adds_to_the_first_and_replaces_what_has_its_name(figure, tmp_path):
+    first = save("f", runs=[run(0, tmp_path)], tables={"t": TABLE, "u": TABLE}, results=tmp_path, notebook="n.ipynb")
+    second = save("f", runs=[run(1, tmp_path)], tables={"t": TABLE * 2}, figures={"f": figure}, results=tmp_path)
+    assert first == second and tables_of(first) == {"t", "u"}
+    manifest = json.loads((first / "manifest.json").read_text())
+    assert set(manifest["artifacts"]) == {"t.parquet", "t.csv", "u.parquet", "u.csv", "f.png", "f.pdf"}
+    assert [entry["config"]["seed"] for entry in manifest["runs"]] == [0, 1]
+    assert manifest["notebook"]["name"] == "n.ipynb"
+    pd.testing.assert_frame_equal(pd.read_parquet(first / "t.parquet"), TABLE * 2)
+    save("f", runs=[run(1, tmp_path)], tables={}, results=tmp_path)
+    assert len(json.loads((first / "manifest.json").read_text())["runs"]) == 2  # a run is named once
+
+
+def test_a_notebook_that_is_opened_anew_starts_anew(tmp_path):
+    """What an earlier process saved is not declared for ever."""
+    assert save_elsewhere(tmp_path, "old", "kept").wait() == 0
+    folder = save("f", runs=[], tables={"kept": TABLE}, results=tmp_path)
+    assert tables_of(folder) == {"kept"}
+
+
+def test_in_a_batch_all_that_the_kernel_starts_adds_to_one_manifest(tmp_path, monkeypatch):
+    monkeypatch.setenv(RUN, str(tmp_path / "notebooks" / "0123456789ab"))
+    folder = save("f", runs=[], tables={"a": TABLE}, results=tmp_path)
+    assert save_elsewhere(tmp_path, "b", "c").wait() == 0
+    save("f", runs=[], tables={"d": TABLE}, results=tmp_path)
+    assert tables_of(folder) == {"a", "b", "c", "d"}
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match=r"manifest\.json is not as artifacts\.save wrote it"):
+        save("f", runs=[], tables={"e": TABLE}, results=tmp_path)
+
+
+def test_calls_at_the_same_time_leave_one_sound_manifest(tmp_path, monkeypatch):
+    monkeypatch.setenv(RUN, "0123456789ab")
+    names = [f"t{i}" for i in range(6)]
+    threads = [
+        threading.Thread(target=save, args=("f",), kwargs={"runs": [], "tables": {name: TABLE}, "results": tmp_path})
+        for name in names
+    ]
+    others = [save_elsewhere(tmp_path, f"p{i}", "both") for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [other.wait() for other in others] == [0, 0]
+    assert tables_of(tmp_path / "interactive" / "f") == {*names, "p0", "p1", "both"}
+
+
+# --- what cannot be saved -------------------------------------------------------------------------------------------
+
+
+def test_a_figure_that_cannot_be_drawn_is_named_and_all_else_is_saved(figure, tmp_path):
+    bad, axes = plt.subplots()
+    axes.set_title(r"$\frac{$")
+    tables = {"t": TABLE, "twice": pd.DataFrame([[1, 2]], columns=["a", "a"]), "u": TABLE}
+    with pytest.raises(ValueError, match=r"^table 'twice' cannot .* 'a' stands twice .*; figure 'bad' cannot .*frac"):
+        save("f", runs=[], figures={"bad": bad, "good": figure}, tables=tables, results=tmp_path)
+    folder = tmp_path / "interactive" / "f"
+    assert tables_of(folder) == {"t", "u"}
+    assert {path.stem for path in folder.iterdir()} == {"t", "u", "good", "manifest"}
+    plt.close(bad)
+
+
+def test_a_table_that_is_none_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"table 't' cannot be saved: AttributeError: 'Series' object"):
+        save("f", runs=[], tables={"t": TABLE["usage"]}, results=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a/b", "../a", "", ".a", "..", 3])
+def test_a_name_that_is_none_of_a_file_is_refused_before_anything_is_written(tmp_path, name):
+    for arguments in ({"name": name}, {"name": "f", "tables": {"t": TABLE, name: TABLE}}):
+        with pytest.raises(ValueError, match="is no file name: allowed is text without a slash"):
+            save(**arguments, runs=[], results=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+# --- published ------------------------------------------------------------------------------------------------------
 
 
 def published(tmp_path, **facts):

@@ -12,14 +12,14 @@ from dead_streams import KINDS, dying
 from faults import HATLAB, ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from notebooks_for_tests import TABLE, walk, write
+from notebooks_for_tests import TABLE, done_batch, walk, write
 
 from hatlab import batches
 from hatlab.cli import cli
 from hatlab.files import write_json
-from hatlab.ledger import Entry, NotebookRun, Status, now
+from hatlab.ledger import Entry, NotebookRun, Status
 from hatlab.plans import Batch
-from hatlab.provenance import checksum
+from hatlab.provenance import checksum, now
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups of POSIX")
 
@@ -75,6 +75,19 @@ def test_the_exit_status_is_0_only_if_all_are_done(tmp_path):
     assert damaged.exit_code == 1 and "stale" in damaged.output and "walk.csv was altered" in damaged.output
 
 
+def test_collect_says_which_runs_left_no_table_and_where_it_looked(tmp_path):
+    """As the runs of a notebook do that ignores `results` and `figure`."""
+    walked = {"walk": pd.DataFrame({"step": [0]})}
+    batch = done_batch(tmp_path, [{"i": i} for i in range(3)], [walked, {}, {}])
+    some = invoke("collect", "--results", tmp_path)
+    assert some.exit_code == 1 and "walk.parquet  1 rows" in some.stdout
+    ids = ", ".join(run.run_id for run in batch.runs[1:])
+    text = f"2 of 3 runs are done, but left no table in their folders in {tmp_path / 'notebooks'}: {ids}. A table gets"
+    assert text in some.stderr and "not done" not in some.stderr
+    none = invoke("collect", "--results", done_batch(tmp_path / "none", [{"i": 0}], [{}]).results)
+    assert none.exit_code == 1 and not none.stdout and "1 of 1 runs are done, but left no table" in none.stderr
+
+
 def test_a_grid_file_and_options_together(tmp_path):
     notebook = write(
         tmp_path / "n.ipynb", "pass", parameters="a: int = 0  # one\nb: str = ''  # two\nc: float = 0  # three"
@@ -99,7 +112,7 @@ def test_a_grid_file_and_options_together(tmp_path):
         (["-p", "i=1", "-p", "i=2"], "names i a second time; its values go together: i=1,2"),
         (["--grid", "nowhere.yaml"], "nowhere.yaml"),
         (["--timeout", "-3"], "timeout = -3.0: allowed is a number of seconds above 0"),
-        (["--memory", "lots"], "memory = 'lots': allowed is a number of bytes above 0"),
+        (["--memory", "lots"], "memory = 'lots': allowed are bytes from 10MB upwards"),
         (["--name", "../../etc"], "name = '../../etc': allowed are"),
         (["--resources", "GPU"], "'GPU' is not of the form name=value"),
         (["--resources", "GPU=x"], "'x' is no number"),

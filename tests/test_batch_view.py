@@ -14,9 +14,10 @@ from rich.console import Console, Group
 
 from hatlab import batch_view
 from hatlab.batch_view import Display, Watch, as_json, console, estimate, one_line, table
-from hatlab.ledger import Entry, NotebookRun, Status, now
+from hatlab.ledger import Entry, NotebookRun, Status
 from hatlab.plans import Batch, Planned
 from hatlab.progress import PROGRESS_FILE, FileProgress
+from hatlab.provenance import now
 
 
 def made(tmp_path, n=3):

@@ -17,13 +17,14 @@ from faults import HATLAB, ROOT, cluster
 from notebooks_for_tests import TABLE, walk, write
 
 import hatlab
-from hatlab import batches, collecting, plans, runner
+from hatlab import batches, checks, collecting, dependencies, plans, runner
 from hatlab.batches import batch, carry_out, find, plan
 from hatlab.config import ConfigError
 from hatlab.ledger import Entry, Status, entries
 from hatlab.notebook import Notebook
+from hatlab.paths import RUN
 from hatlab.plans import runs_of
-from hatlab.processes import RUN, marked
+from hatlab.processes import marked
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups of POSIX")
 
@@ -100,7 +101,7 @@ def test_what_is_missing_failed_or_stale_is_made_again_and_the_reason_is_given(t
     write(notebook, f"{code}\n# changed", parameters="i: int = 0  # the run", place=True)
     changed = plan(notebook, over={"i": range(2)}, results="out")
     assert why(changed) == ["stale: the notebook was changed"] * 2
-    monkeypatch.setattr(plans, "library_version", lambda: "9.9+0")
+    monkeypatch.setattr(checks, "library_version", lambda: "9.9+0")
     assert "the notebook was changed; hatlab was 0.1.0+" in why(plan(notebook, over={"i": [0]}, results="out"))[0]
 
 
@@ -128,10 +129,10 @@ def test_other_images_make_a_run_stale(tmp_path, tiny_npz, tiny_arrays, monkeypa
         ({"name": "../up"}, r"name = '../up': allowed are up to 80 letters"),
         ({"name": "a/b"}, "name = 'a/b': allowed"),
         ({"name": ".hidden"}, "name = '.hidden': allowed"),
-        ({"workers": 0}, "workers = 0: allowed is a whole number of at least 1"),
+        ({"workers": 0}, "workers = 0: allowed is a whole number from 1 to 1000"),
         ({"retries": -1}, "retries = -1: allowed"),
         ({"timeout": 0}, "timeout = 0: allowed is a number of seconds above 0"),
-        ({"memory": "4 potatoes"}, "memory = '4 potatoes': allowed is a number of bytes above 0, as in 4GB"),
+        ({"memory": "4 potatoes"}, "memory = '4 potatoes': allowed are bytes from 10MB upwards, as in 4GB"),
         ({"resources": {"GPU": 1}}, "only workers of a scheduler have any"),
         ({"workers": 2, "scheduler": "tcp://127.0.0.1:1"}, "has workers of its own"),
         ({"grid": {"prod": {}}}, "unknown section 'prod'; did you mean 'product'"),
@@ -347,13 +348,30 @@ def test_a_kernel_of_a_runner_that_was_killed_is_ended_before_the_next_starts(tm
 
 
 def test_another_hatlab_than_the_batch_was_planned_with_makes_it_wait(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "library_version", lambda: "0.0+changed")
+    monkeypatch.setattr(dependencies, "library_version", lambda: "0.0+changed")
     found = batch(walk(tmp_path), results=tmp_path, workers=1)
     (status,) = found.statuses().values()
-    assert status.state == "queued" and status.reason.startswith("hatlab is 0.0+changed on ")
+    assert status.state == "queued" and " and is 0.0+changed on " in status.reason
     assert "start the batch again" in status.reason
     monkeypatch.undo()
     assert batch(walk(tmp_path), results=tmp_path, workers=1).done
+
+
+def test_a_helper_that_changes_meanwhile_makes_runs_wait_the_one_under_way_too(tmp_path, monkeypatch):
+    """The kernels of this notebook change what they have imported."""
+    monkeypatch.chdir(tmp_path)
+    helper = tmp_path / "helper.py"
+    helper.write_text("x = 1\n")
+    change = f"import helper, pathlib\npathlib.Path({str(helper)!r}).write_text('x = 2\\n')"
+    notebook = write(tmp_path / "n.ipynb", f"{change}\n{TABLE}", parameters="i: int = 0  # the run", place=True)
+    found = batch(notebook, over={"i": [1, 2]}, results=tmp_path, workers=1)
+    assert states(found) == ["queued", "queued"]
+    reasons = [status.reason for status in found.statuses().values()]
+    assert all(reason.startswith("helper.py was changed on ") for reason in reasons), reasons
+    assert [status.attempt for status in found.statuses().values()] == [1, 1]
+    assert not list((tmp_path / "notebooks" / found.runs[1].run_id).glob("*.parquet"))
+    again = batch(notebook, over={"i": [1, 2]}, results=tmp_path, workers=1)  # now the change changes nothing
+    assert again.done and {run.run_id for run in again.runs}.isdisjoint(run.run_id for run in found.runs)
 
 
 def test_a_folder_that_cannot_be_written_for_a_moment_costs_nothing(tmp_path, monkeypatch):

@@ -360,11 +360,25 @@ def test_a_grid_has_every_combination_once_and_the_last_axis_varies_fastest():
         ({"seed": [0, 1, 0]}, r"seed: 0 is named twice in \[0, 1, 0\]"),
         ({"seeds": [0]}, "unknown parameter 'seeds'; did you mean 'seed'"),
         ({"c": [1, -1]}, "c = -1: .* greater than or equal to 0"),
+        ({"c": "[0.75]"}, r"c: '\[0.75\]' is not a list .*papermill -p, .* Its -y does: -y 'cs: \[0.75\]'"),
+        ({"seed": range(1000), "c": range(1000)}, "seed x c: 1000000 runs are asked for; allowed are 100000"),
     ],
 )
 def test_a_grid_that_means_nothing_is_refused(axes, message):
     with pytest.raises(ConfigError, match=message):
         RunConfig().grid(**axes)
+
+
+def test_text_in_place_of_a_list_names_how_papermill_hands_over_lists():
+    """Its -p hands over the text."""
+    with pytest.raises(ConfigError, match=r"widths = '\[40, 40\]': .*list.* -y 'widths: \[40, 40\]' \(widths: units"):
+        RunConfig(widths="[40, 40]")
+    with pytest.raises(ConfigError) as raised:
+        RunConfig(classes_per_task="[2]")
+    assert "or: " in str(raised.value).partition("; from papermill")[0]
+    with pytest.raises(ConfigError) as raised:
+        RunConfig(widths="wide")
+    assert "papermill" not in str(raised.value)
 
 
 def test_one_number_of_classes_is_the_same_run_as_a_list_of_one():

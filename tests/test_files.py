@@ -1,5 +1,6 @@
 """Files appear whole or not at all."""
 
+import json
 import os
 import stat
 
@@ -44,6 +45,17 @@ def test_results_can_be_read_by_those_whom_the_umask_lets(tmp_path):
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o644
+
+
+def test_json_is_what_every_reader_takes(tmp_path):
+    """JSON has no word for NaN; what Python writes for it, other readers refuse."""
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    write_json(tmp_path / "a.json", {"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": (-float("inf"), "NaN")}})
+    content = json.loads((tmp_path / "a.json").read_text(), parse_constant=refuse)
+    assert content == {"a": None, "b": [1.5, None], "c": {"d": [None, "NaN"]}}
 
 
 def test_equal_tables_have_equal_bytes(tmp_path):

@@ -75,6 +75,10 @@ def test_the_number_of_runs_is_the_product_of_the_numbers_of_values(axes, n):
         ("list: [3]", "3 is not a mapping of parameter names"),
         ("parameters: {a: 1}\nproduct: {a: [1, 2]}", "a is set by parameters of the grid and by product of the grid"),
         ("[{product: {a: [1]}}, {zip: {b: 2}}]", "the grid, block 2: b: 2 is not a list"),
+        ("product: {a: 0..999999999}", "a: with '0..999999999' there are more than 100000 values"),
+        ("product: {a: 1..1000, b: 1..1000, c: 1..1000}", "the grid makes 1000000000 runs; allowed are 100000 in a"),
+        ("zip: {a: 1..9999}\nproduct: {b: 1..9999}", "the grid makes 99980001 runs"),
+        ("[{product: {a: 1..99999}}, {product: {b: 1..2}}]", "the grid, block 2 makes 2 runs; allowed are 100000"),
     ],
 )
 def test_what_is_no_grid_is_refused(content, problem):

@@ -15,7 +15,8 @@ from papermill.parameterize import parameterize_notebook
 from hatlab import kernels
 from hatlab.kernels import Execution
 from hatlab.notebook import Notebook
-from hatlab.processes import RUN, end_marked, marked
+from hatlab.paths import RUN
+from hatlab.processes import end_marked, marked
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups of POSIX")
 

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hatlab.files import write_json
-from hatlab.ledger import LOST, Entry, NotebookRun, Status, entries, now
-from hatlab.provenance import checksum
+from hatlab.ledger import LOST, Entry, NotebookRun, Status, entries
+from hatlab.provenance import checksum, now
 
 RUN = NotebookRun("n.ipynb", "sha256:1", {"c": 0.5}, {"c": 0.5, "seed": 0}, "0.1.0+0", {"MNIST/a": "md5:1"})
 

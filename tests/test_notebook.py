@@ -98,12 +98,103 @@ def test_plain_data_pass_as_they_are(value):
         ("c: __import__('os').system('true') = 0", "is not a type that a parameter can have"),
         ("c: (lambda: 0) = 0", "is not a type that a parameter can have"),
         ("c: float = 0.75 %", "is not Python"),
+        ("c: 'float' = 0.75", "'float' is not a type that a parameter can have"),
+        ("c: list['int'] = []", "is not a type that a parameter can have"),
+        ("c: list[9**9**9] = []", "list[9 ** 9 ** 9] is not a type that a parameter can have"),
+        ("c: list[int, int] = []", "is not a type that a parameter can have"),
+        ("c: Literal[2**3] = 8", "is not a type that a parameter can have"),
+        ("c: Literal[()] = 8", "is not a type that a parameter can have"),
+        ("c: int | 3 = 3", "is not a type that a parameter can have"),
+        ("c: int.real = 3", "is not a type that a parameter can have"),
+        ("c: Optional = 3", "is not a type that a parameter can have"),
+        (f"c: {'list[' * 60}int{']' * 60} = []", "is not a type that a parameter can have"),
+        (f"c: {'|'.join(['int'] * 5000)} = 3", "not"),
+        ("c: int = 9**9**9", "the default of c is not a plain value"),
+        (f"c: int = {'-' * 3000}1", "not"),
+        (f"c: list = {'[' * 5000}{']' * 5000}", "is not Python"),
+        (f"c: int = 0x{'f' * 5000}", "c = (int): a whole number of 20000 bits; allowed are 4096"),
+        (f"c: str = '{'x' * 100_000}'", "has more than 100000 characters"),
+        ("c: int = 'x'", "c = 'x': Input should be a valid integer (wanted: int)"),
+        ("c: int = 0\0", "is not Python"),
     ],
 )
 def test_a_parameters_cell_that_is_none_is_refused(tmp_path, source, problem):
     with pytest.raises(ConfigError, match=r"parameters cell of .*n\.ipynb") as raised:
         Notebook.read(write(tmp_path / "n.ipynb", source))
     assert problem in str(raised.value)
+
+
+def test_planning_runs_nothing_of_an_annotation(tmp_path):
+    """Text in quotes was evaluated by whoever reads type hints."""
+    made = tmp_path / "made"
+    for kind in (f"open({str(made)!r}, 'w')", f"list[open({str(made)!r}, 'w')]"):
+        for source in (f"c: {kind} = 0", f"c: {kind!r} = 0", f"c: list[{kind!r}] = []", f"c: Literal[{kind}] = 0"):
+            with pytest.raises(ConfigError, match="is not a type that a parameter can have"):
+                Notebook.read(write(tmp_path / "n.ipynb", source))
+    assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        ("float", [1, 0.5], ["x", None]),
+        ("int | None", [1, None], [1.5]),
+        ("Optional[int]", [1, None], ["x"]),
+        ("None", [None], [1]),
+        ("None | None", [None], [1]),
+        ("Union[int, str]", [1, "x"], [1.5]),
+        ("Union[int]", [1], ["x"]),
+        ("list", [[1, "x"]], [1]),
+        ("list[list[int] | None]", [[[1], None]], [[1]]),
+        ("dict[str, list[float]]", [{"a": [1.0]}], [{"a": 1.0}]),
+        ("Literal['a', 1, -1, True, None]", ["a", 1, -1, True, None], ["b", 2]),
+        ("Any", [1, "x", None, [1]], []),
+    ],
+)
+def test_types_are_made_of_plain_ones(tmp_path, kind, good, bad):
+    notebook = Notebook.read(write(tmp_path / "n.ipynb", f"x: {kind} = {good[0]!r}"))
+    for value in good:
+        assert notebook.check({"x": value})["x"] == value
+    for value in bad:
+        with pytest.raises(ConfigError, match="x = "):
+            notebook.check({"x": value})
+
+
+def test_a_default_is_what_the_same_value_would_be_if_it_were_set(tmp_path):
+    notebook = Notebook.read(write(tmp_path / "n.ipynb", "c: float = 1"))
+    assert json.dumps(notebook.check({})) == json.dumps(notebook.check({"c": 1})) == '{"c": 1.0}'
+
+
+def test_values_that_hold_themselves_or_are_huge_are_refused(tmp_path):
+    notebook = Notebook.read(write(tmp_path / "n.ipynb", "x: Any = 0"))
+    endless = []
+    endless.append(endless)
+    with pytest.raises(ConfigError, match="x: lists or mappings are too deep in each other, or hold themselves"):
+        notebook.check({"x": endless})
+    with pytest.raises(ConfigError, match=r"x = \(int\): a whole number of 30001 bits"):
+        notebook.check({"x": 2**30000})
+
+
+@pytest.mark.parametrize(
+    ("code", "wrong"),
+    [
+        ("artifacts.save(figure, runs=[], profile=profile, results=results)", False),
+        ("hatlab.artifacts.save(name=where(), runs=[], profile=profile)", False),
+        ("artifacts.save(f'{figure}-2', runs=[], profile=profile)", False),
+        ("artifacts.save(figure, **options)", False),
+        ("other.save('toy')", False),
+        ("artifacts.save('toy', runs=[], profile=profile, results=results)", True),
+        ("if True:\n    path = hatlab.artifacts.save(name='toy', runs=[], profile=profile)", True),
+        ("artifacts.save(figure, runs=[], profile='mine', results=results)", True),
+        ("artifacts.save(figure, runs=[], results=results)", True),
+    ],
+)
+def test_what_is_saved_outside_the_folder_of_the_run_is_found(tmp_path, code, wrong):
+    notebook = Notebook.read(write(tmp_path / "n.ipynb", cells=[nbformat.v4.new_code_cell(code)]))
+    found = notebook.misplaced()
+    assert len(found) == wrong
+    if wrong:
+        assert found[0].startswith("in n.ipynb, cell 2: ") and "artifacts.save(figure, ..., profile=profile" in found[0]
 
 
 def test_a_file_that_is_no_notebook_for_us_is_refused(tmp_path):

@@ -8,7 +8,8 @@ import psutil
 import pytest
 
 from hatlab import processes
-from hatlab.processes import GUARD, RUN, end_marked, guard, marked, memory
+from hatlab.paths import RUN
+from hatlab.processes import GUARD, end_marked, guard, marked, memory
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups of POSIX")
 

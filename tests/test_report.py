@@ -1,9 +1,11 @@
+import io
 import json
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+from notebooks_for_tests import done_batch
 
 from hatlab import report
 from hatlab.collecting import Collected
@@ -58,6 +60,13 @@ def test_runs_are_listed_with_state_and_parameters(batch):
     assert table["c"].tolist() == [0.1, 0.5, 1.0, 2.0] and "widths" not in table
     assert table["reason"].tolist() == ["", "in cell [3]: ValueError: no", "", ""]
     assert table["memory_gb"].tolist() == [1.5, 1.5, 1.5, 0.0] and table["started"].notna().sum() == 3
+
+
+def test_a_parameter_with_the_name_of_a_column_is_kept_beside_it(tmp_path):
+    values = [{"state": "solid", "run": 1}, {"state": "liquid", "run": 2}]
+    table = report.runs(done_batch(tmp_path, values, [{}, {}]))
+    assert table["state"].tolist() == ["done"] * 2 and table["parameter_state"].tolist() == ["solid", "liquid"]
+    assert table["parameter_run"].tolist() == [1, 2] and next(iter(table)) == "run"
 
 
 def test_figures_of_reproduce_are_called_by_their_names(batch):
@@ -131,3 +140,24 @@ def test_curves_are_drawn_for_each_combination_of_what_varies_beside_c_and_seed(
         "mode = original, widths = [4]", "mode = original, widths = [8]",
         "mode = cross, widths = [4]", "mode = cross, widths = [8]",
     ]  # fmt: skip
+
+
+def texts(figure):
+    return [text.get_text() for axes in figure.axes for text in [*axes.texts, axes.title, axes._left_title]]
+
+
+def test_a_table_that_makes_no_curves_says_why_and_loses_nothing_else(batch, tmp_path):
+    """A notebook's own table may have that name; and text in a parameter may look like mathematics."""
+    own = pd.DataFrame({"notebook_run": ["a"], "c": [0.5], "litres": [3]})
+    (figure,) = report.capacity_figures(Collected({"capacity": own}, [], {}), batch).values()
+    assert "n.ipynb: no curves, for the table has no column 'dataset'." in texts(figure)
+    runs = tuple(NotebookRun("n.ipynb", "s", {}, {"path": path}, "0", {}) for path in (r"$\frac{$", None))
+    parts = [capacity(run.run_id).assign(path=run.values["path"]) for run in runs]
+    both = Collected({"capacity": pd.concat(parts, ignore_index=True)}, [], {})
+    drawn = report.capacity_figures(both, Batch("b", runs, tmp_path))
+    assert len(drawn) == 2
+    for figure in drawn.values():
+        figure.savefig(io.BytesIO())
+    mixed = pd.concat([capacity("a", mode="cross"), capacity("b")], ignore_index=True)
+    (figure,) = report.capacity_figures(Collected({"capacity": mixed}, [], {}), batch).values()
+    assert any("no curves. the capacity table mixes mode = cross, original" in text for text in texts(figure))

@@ -16,7 +16,7 @@ from hatlab import engine, grouping, jobs
 from hatlab.config import ConfigError, RunConfig
 from hatlab.grouping import OutOfMemory
 from hatlab.progress import Progress
-from hatlab.records import RecordError
+from hatlab.records import Record, RecordError
 from hatlab.runs import find_device
 from hatlab.training import Trainer, TrainingDiverged
 
@@ -445,6 +445,31 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_call_goes_on(tmp_path, monkeypat
     assert [s["from_epoch"] for s in resumed.manifest["sessions"]] == [0, 1]
 
 
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9, 1.0])
+def test_a_run_whose_checkpoint_was_damaged_says_so_and_starts_anew(tmp_path, monkeypatch, share):
+    """A bit is flipped at some place of the file; the numbers are those of a run that nothing happened to."""
+    monkeypatch.setattr(jobs, "CHECKPOINT_EVERY", 0)
+
+    class Interrupt(Progress):
+        def epoch_done(self, run_id, task, epoch, valid_accuracy, usage):
+            if (task, epoch) == (1, 1):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hatlab.run(SMALL, results=tmp_path / "stopped", progress=Interrupt())
+    checkpoint = tmp_path / "stopped" / "runs" / SMALL.run_id / "checkpoint.pt"
+    content = bytearray(checkpoint.read_bytes())
+    content[int(share * (len(content) - 1))] ^= 4
+    checkpoint.write_bytes(content)
+    log = Log()
+    resumed = hatlab.run(SMALL, results=tmp_path / "stopped", progress=log)
+    (note,) = log.notes
+    assert note.startswith(f"run {SMALL.run_id} starts anew: {checkpoint} ") and ("damaged" in note)
+    assert [session["from_task"] for session in resumed.manifest["sessions"]] == [0, 0]
+    whole = hatlab.run(SMALL, results=tmp_path / "whole", progress=QUIET)
+    assert table_bytes(resumed.folder) == table_bytes(whole.folder)
+
+
 def test_a_run_that_diverged_keeps_its_last_good_checkpoint(tmp_path, monkeypatch):
     original, count = engine.step, iter(range(10**9))
 
@@ -490,23 +515,57 @@ def test_a_run_that_is_asked_for_twice_is_refused(tmp_path, no_training):
         hatlab.sweep([SMALL, SMALL.replace(seed=1), SMALL], results=tmp_path, progress=QUIET)
 
 
-def test_a_finished_run_is_not_loaded_for_other_images_but_without_them(tmp_path, tiny_npz):
+def test_a_run_whose_images_changed_is_made_again_and_both_are_kept(tmp_path, tiny_npz):
     config = SMALL.replace(dataset=f"npz:{tiny_npz}", classes_per_task=2, n_tasks=2, max_epochs=1, validation=0.2)
     first = hatlab.run(config, results=tmp_path, progress=QUIET)
-    arrays = dict(np.load(tiny_npz))
+    before, arrays = tiny_npz.read_bytes(), dict(np.load(tiny_npz))
     arrays["x_train"] = 255 - arrays["x_train"]
     np.savez(tiny_npz, **arrays)
-    with pytest.raises(RecordError, match="was made from other images"):
+    other = hatlab.run(config, results=tmp_path, progress=QUIET)
+    assert other.folder != first.folder and other.folder.name.startswith(f"{config.run_id}-")
+    assert not other.epochs.equals(first.epochs) and other.manifest["data"] != first.manifest["data"]
+    again = hatlab.run(config, results=tmp_path, progress=QUIET)
+    assert again.folder == other.folder and len(again.manifest["sessions"]) == 1  # it is loaded, too
+    tiny_npz.unlink()
+    with pytest.raises(RecordError, match=rf"run {config.run_id} was made with several.*restore those that are meant"):
         hatlab.run(config, results=tmp_path, progress=QUIET)
+    tiny_npz.write_bytes(before)
+    again = hatlab.run(config, results=tmp_path, progress=QUIET)
+    assert again.folder == first.folder and len(again.manifest["sessions"]) == 1
+    pd.testing.assert_frame_equal(first.epochs, again.epochs)
+
+
+def test_a_finished_run_is_loaded_where_its_images_are_gone(tmp_path, tiny_npz):
+    config = SMALL.replace(dataset=f"npz:{tiny_npz}", classes_per_task=2, n_tasks=2, max_epochs=1, validation=0.2)
+    first = hatlab.run(config, results=tmp_path, progress=QUIET)
     tiny_npz.unlink()
     again = hatlab.run(config, results=tmp_path, progress=QUIET)
     pd.testing.assert_frame_equal(first.accuracy, again.accuracy)
 
 
+def test_a_run_that_was_stopped_with_other_images_does_not_go_on_with_these(tmp_path, tiny_npz, monkeypatch):
+    config = SMALL.replace(dataset=f"npz:{tiny_npz}", classes_per_task=2, n_tasks=2, max_epochs=1, validation=0.2)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Record, "finish", stop)
+        hatlab.run(config, results=tmp_path, progress=QUIET)
+    checkpoint = tmp_path / "runs" / config.run_id / "checkpoint.pt"
+    held, arrays = checkpoint.read_bytes(), dict(np.load(tiny_npz))
+    arrays["x_train"] = 255 - arrays["x_train"]
+    np.savez(tiny_npz, **arrays)
+    other = hatlab.run(config, results=tmp_path, progress=QUIET)
+    alone = hatlab.run(config, results=tmp_path / "alone", progress=QUIET)
+    pd.testing.assert_frame_equal(other.epochs, alone.epochs)
+    assert checkpoint.read_bytes() == held
+
+
 def test_a_checkpoint_of_another_version_is_named(tmp_path):
-    folder = tmp_path / "runs" / SMALL.run_id
-    folder.mkdir(parents=True)
-    torch.save({"epoch": 3}, folder / "checkpoint.pt")
+    record = jobs.Record(SMALL, tmp_path)
+    record.prepare()
+    record.save_checkpoint({"epoch": 3})
     with pytest.raises(RecordError, match=r"checkpoint\.pt is not of this version of hatlab.*delete it"):
         hatlab.run(SMALL, results=tmp_path, progress=QUIET)
 

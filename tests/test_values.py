@@ -4,8 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hatlab.config import ConfigError
+from hatlab.config import MOST_RUNS, ConfigError
 from hatlab.values import read_yaml, values
+
+# ten of each is ten of the one before: 10^12 values from 12 lines
+LAUGHS = "a: &a0 [x]\n" + "\n".join(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 10}]" for i in range(1, 13))
+MERGES = "a: &a0 {x: 1}\n" + "\n".join(f"a{i}: &a{i} {{<<: [{f'*a{i - 1}, ' * 10}]}}" for i in range(1, 13))
+TOO_MANY = [
+    ("0..999999999", "with '0..999999999' there are more than 100000 values"),
+    ("1..99999, 1..2", "with '1..2' there are more than 100000 values"),
+    (f"0..{'9' * 500}", "there are more than 100000 values"),
+]
 
 
 @pytest.mark.parametrize(
@@ -45,6 +54,13 @@ def test_every_number_that_python_prints_is_read_back(number):
         ("[1", "expected ',' or ']'"),
         ("? [a]\n: 1", "unhashable"),
         ("2018-13-45", "month must be in"),
+        ("&a [*a]", "an alias names what it stands in"),
+        ("a: &a {b: {c: *a}}", "an alias names what it stands in"),
+        (LAUGHS, "with what its aliases repeat it holds more than 1000000 values"),
+        (MERGES, "with what its aliases repeat it holds more than 1000000 values"),
+        (f"a: &a {'x' * 10_000_000}\nb: [{'*a, ' * 20}]", "it holds more than 1000000 values"),
+        ("[" * 5000, "nested too deeply"),
+        ("9" * 5000, "Exceeds the limit"),
     ],
 )
 def test_yaml_that_is_unsafe_ambiguous_or_none_is_refused(text, problem):
@@ -65,13 +81,16 @@ def test_yaml_that_is_unsafe_ambiguous_or_none_is_refused(text, problem):
         ("mnist,npz:a.npz", ["mnist", "npz:a.npz"]),
         ("'a,b'", ["a,b"]),
         ("null", [None]),
+        (f"1..{MOST_RUNS}", list(range(1, MOST_RUNS + 1))),
     ],
 )
 def test_values_are_separated_by_commas_outside_brackets(text, meant):
     assert values(text) == meant
 
 
-@pytest.mark.parametrize(("text", "problem"), [("", "no value"), ("3..1", "3..1 is empty"), ("a]", "is not YAML")])
+@pytest.mark.parametrize(
+    ("text", "problem"), [("", "no value"), ("3..1", "3..1 is empty"), ("a]", "is not YAML"), *TOO_MANY]
+)
 def test_what_gives_no_values_is_refused(text, problem):
     with pytest.raises(ConfigError, match=problem):
         values(text)
