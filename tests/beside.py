@@ -14,10 +14,10 @@ import torch
 from hatlab.config import RunConfig
 from hatlab.datasets import Dataset
 from hatlab.engine import Group
-from hatlab.grouping import processor
 from hatlab.loading import Images
 from hatlab.progress import Progress
 from hatlab.tasks import make_sequence
+from hatlab.torch_settings import torch_settings
 from hatlab.training import Trainer
 
 CPU = torch.device("cpu")
@@ -70,13 +70,13 @@ def main(every: int = 1, first: int = 0) -> int:
         data, held = images[classes, side]
         configs = [base.replace(seed=seed) for seed in range(3)]
         together, alone = ([Trainer(c, make_sequence(c, [data]), held) for c in configs] for _ in range(2))
-        with processor(together[0].network, 1, 1, CPU):  # one thread
+        with torch_settings(together[0].network, 1, 1, CPU):  # one thread
             for group in (together, *([one] for one in alone)):
                 Group(group).train(lambda trainer: None, Progress())
         if any(bits(one) != bits(other) for one, other in zip(together, alone, strict=True)):
             different.append((base.widths, classes, side * side, base.batch_size, base.method))
-    for case in different:
-        print("widths %s, %d classes, %d pixels, batches of %d, %s: a run's bits depend on who trains beside it" % case)
+    for widths, classes, pixels, batch, method in different:
+        print(f"widths {widths}, {classes} classes, {pixels} pixels, batches of {batch}, {method}: the bits differ")
     print(f"{len(different)} of {len(tried)} differ")
     return min(len(different), 1)
 

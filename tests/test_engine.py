@@ -1,5 +1,10 @@
 """Groups: what a run learns does not depend on who trains beside it."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +20,7 @@ from hatlab.training import Trainer
 
 SMALL = RunConfig(widths=(30, 20), batch_size=32, max_epochs=2, n_tasks=3)
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parent.parent
 QUIET = Progress()
 
 
@@ -80,6 +86,33 @@ def test_on_one_thread_of_a_cpu_not_a_bit_depends_on_who_trains_beside(dropout):
     for one, other, third in zip(whole, part, alone, strict=True):
         assert distance(one, other) == distance(one, third) == 0
         assert one.rows == other.rows == third.rows  # losses, too
+
+
+INSTRUCTIONS = (
+    "MKL_ENABLE_INSTRUCTIONS=SSE4_2", "MKL_ENABLE_INSTRUCTIONS=AVX2", "MKL_CBWR=COMPATIBLE", "MKL_CBWR=AVX2",
+    "ONEDNN_MAX_CPU_ISA=SSE41", "ATEN_CPU_CAPABILITY=default", "ATEN_CPU_CAPABILITY=avx2", "",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("first, instructions", [*enumerate(INSTRUCTIONS)], ids=lambda value: str(value) or "all")
+def test_nor_with_other_instructions_widths_and_classes(first, instructions):
+    """An eighth of the cases with each; `python tests/beside.py` takes them all."""
+    name, _, value = instructions.partition("=")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **({name: value} if name else {})}
+    command = [sys.executable, ROOT / "tests" / "beside.py", str(len(INSTRUCTIONS)), str(first)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_weights_are_whole_again_when_a_group_is_left_and_in_every_checkpoint():
+    """Odd widths: in the group, each row of a weight is followed by padding, and runs lie in one storage."""
+    together = trainers_of(RunConfig(widths=(101, 83), max_epochs=1, n_tasks=1).grid(seed=[0, 1]))
+    saved = []
+    Group(together).train(lambda trainer: saved.append(trainer.state_dict()["network"]), QUIET)
+    assert len(saved) >= 2
+    for tensors in (*saved, *(trainer.network.state_dict() for trainer in together)):
+        for tensor in tensors.values():
+            assert tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
