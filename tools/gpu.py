@@ -83,7 +83,7 @@ class Report:
         self.content = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
         name = torch.cuda.get_device_name() if device.startswith("cuda") else device
         self.content |= {"device": name, "cuda": torch.version.cuda, **environment()}
-        self.content.setdefault("calls", []).append({"started": now(), "command": sys.argv})
+        self.content.setdefault("calls", []).append({"started": now(), "command": ["tools/gpu.py", *sys.argv[1:]]})
         self.write()
 
     def write(self) -> None:
@@ -176,7 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         quick = ["--quick"] if options.minutes < QUICK else []
         for row in ROWS:
             row_left = min(BENCHMARKS * left, end - time.monotonic() - (1 - BENCHMARKS) * left)
-            command = ["benchmarks", "--only", row, *quick, "--output", str((report.folder / "benchmarks").absolute())]
+            # from there, for the folder is sent on, and with it what it says
+            output = os.path.relpath(report.folder / "benchmarks", home())
+            command = ["benchmarks", "--only", row, *quick, "--output", output]
             report.once(row, command, ["hatlab", "benchmarks"], row_left)
         train(figures, plans, report, results, options, end)
     except KeyboardInterrupt:
