@@ -67,16 +67,17 @@ def distance(one, other):
 
 
 def flat(trainer):
-    return torch.cat([p.detach().double().flatten().cpu() for p in trainer.network.parameters()])
+    return torch.cat([p.detach().flatten() for p in trainer.network.parameters()])
 
 
 def follow(trainer, leading, seed=None):
     """Take over weights; with a seed, each is moved to a number next to it."""
-    way = torch.Generator().manual_seed(seed or 0)
+    way = torch.Generator(leading.device).manual_seed(seed or 0)
     for p, q in zip(trainer.network.parameters(), leading.network.parameters(), strict=True):
-        up = torch.rand(q.shape, generator=way) < 0.5
-        beside = torch.nextafter(q.data.cpu(), torch.where(up, torch.inf, -torch.inf))
-        p.data.copy_(q.data if seed is None else beside)
+        p.data.copy_(q.data)
+        if seed is not None:
+            up = torch.rand(q.shape, generator=way, device=q.device) < 0.5
+            p.data.copy_(torch.nextafter(q.data, torch.where(up, torch.inf, -torch.inf).to(q)))
 
 
 def apart(group, others, controls):
@@ -96,10 +97,13 @@ def apart(group, others, controls):
             follow(control.trainers[0], one, seed=one.steps)
         for one in (group, *others, *controls):
             train(one, 1)
-        ways = [float((flat(one) - start).norm()) for one, start in zip(leading, before, strict=True)]
-        ends = [[flat(kind.trainers[0]) - flat(one) for kind, one in zip(kinds, leading, strict=True)]
-                for kinds in (others, controls)]  # fmt: skip
-        found.append([[float(d.norm()) / way for d, way in zip(row, ways, strict=True)] for row in ends])
+        found.append([
+            [
+                float((flat(kind.trainers[0]).to(one.device) - flat(one)).norm() / (flat(one) - start).norm())
+                for kind, one, start in zip(kinds, leading, before, strict=True)
+            ]
+            for kinds in (others, controls)
+        ])  # fmt: skip
     return np.median(found, axis=0)
 
 
