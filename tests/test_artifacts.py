@@ -2,18 +2,17 @@ import json
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime, timedelta
+import time
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from PIL import Image
 
-from hatlab import artifacts
 from hatlab.artifacts import complete, publish, save
 from hatlab.config import RunConfig
 from hatlab.paths import RUN
-from hatlab.provenance import checksum
+from hatlab.provenance import checksum, now
 from hatlab.runs import Run, Tables
 
 
@@ -94,17 +93,12 @@ def test_completing_keeps_what_the_notebook_saved(figure, tmp_path):
 def test_a_clock_that_steps_back_loses_nothing(tmp_path, monkeypatch):
     """Two hours, while the notebook runs: what it saves seems older than its start."""
 
-    class Earlier(datetime):
-        @classmethod
-        def now(cls, tz=None):
-            return datetime.now(tz) - timedelta(hours=2)
-
-    begun = datetime.now(UTC)
-    monkeypatch.setattr(artifacts, "datetime", Earlier)
+    begun, clock = now(), time.time
+    monkeypatch.setattr(time, "time", lambda: clock() - 7200)
     folder = save("f", runs=[], tables={"t": TABLE}, results=tmp_path)
     executed = folder / "n.ipynb"
     executed.write_text("{}")
-    manifest = complete(folder, executed, {"started": begun.isoformat()})
+    manifest = complete(folder, executed, {"started": begun})
     assert manifest["written"] < manifest["started"]
     assert set(manifest["artifacts"]) == {"t.parquet", "t.csv", "n.ipynb"}
 

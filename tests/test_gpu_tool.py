@@ -11,6 +11,7 @@ import torch
 
 from hatlab.config import RunConfig
 from hatlab.paths import home
+from hatlab.runs import Tables
 
 spec = importlib.util.spec_from_file_location("gpu", home() / "tools" / "gpu.py")
 gpu = importlib.util.module_from_spec(spec)
@@ -71,7 +72,7 @@ def test_all_is_made_that_fits_and_one_folder_has_it(call, capsys, tmp_path):
     assert len(runs) == 6 + found["figures"]["forgetting"]["finished"]
     for run in runs["run"]:
         names = {path.name for path in (call.folder / "runs" / run).iterdir()}
-        assert {"manifest.json", "capacity.parquet", "accuracy.csv"} <= names and "checkpoint.pt" not in names
+        assert names == {"manifest.json", *(f"{table}.parquet" for table in Tables._fields)}
 
 
 def test_the_end_of_the_time_is_a_clean_stop_and_a_second_call_goes_on(call, capsys, monkeypatch, tmp_path):

@@ -49,13 +49,17 @@ def test_what_a_process_watches_over_ends_with_it_however_it_ends(end):
         [sys.executable, "-c", WATCHER, "0" if end is None else "300"],
         stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    mark = watcher.stdout.readline().strip()
-    assert mark
-    if end is not None:
-        assert len(marked(GUARD, mark)) == 1
-        os.killpg(watcher.pid, end)  # the guard is in no group that a terminal or a batch system knows
-    watcher.communicate(timeout=60)
-    wait(lambda: not marked(GUARD, mark))
+    try:
+        mark = watcher.stdout.readline().strip()
+        assert mark
+        if end is not None:
+            wait(lambda: len(marked(GUARD, mark)) == 1)  # a process that has just begun shows no environment yet
+            os.killpg(watcher.pid, end)  # the guard is in no group that a terminal or a batch system knows
+        watcher.communicate(timeout=60)
+        wait(lambda: not marked(GUARD, mark))
+    finally:
+        watcher.kill()
+        watcher.communicate()
 
 
 def test_there_is_one_guard_and_another_if_it_is_killed():

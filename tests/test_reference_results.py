@@ -15,11 +15,12 @@ from hatlab.provenance import checksum
 
 REFERENCE = home() / "results" / "reference"
 TOOL = runpy.run_path(str(home() / "tools" / "reference.py"), run_name="reference")
-FIGURES = sorted(path.parent for path in REFERENCE.glob("*/*/manifest.json"))
+GPUS = sorted(path.parent for path in REFERENCE.glob("gpu/*/manifest.json"))
+FIGURES = sorted({path.parent for path in REFERENCE.glob("*/*/manifest.json")} - set(GPUS))
 
 
 def test_there_are_results():
-    assert FIGURES
+    assert FIGURES and GPUS
 
 
 @pytest.mark.parametrize("folder", FIGURES, ids=lambda folder: f"{folder.parent.name}/{folder.name}")
@@ -28,6 +29,20 @@ def test_a_folder_holds_what_its_manifest_says(folder):
     assert {path.name for path in folder.iterdir()} == {*artifacts, "manifest.json"}
     assert {name: checksum(folder / name) for name in artifacts} == artifacts
     assert any(name.endswith(".ipynb") for name in artifacts) and any(name.endswith(".png") for name in artifacts)
+
+
+@pytest.mark.parametrize("folder", GPUS, ids=lambda folder: folder.name)
+def test_what_a_gpu_sent_back_is_whole(folder):
+    """Each run has its tables as its manifest names them (no checkpoint, no CSV), and the figures count these runs."""
+    manifests = {path.parent: json.loads(path.read_text()) for path in folder.glob("runs/*/manifest.json")}
+    for run, manifest in manifests.items():
+        files = {name: wanted for name, wanted in manifest["files"].items() if name.endswith(".parquet")}
+        assert {path.name for path in run.iterdir()} == {*files, "manifest.json"}
+        assert {name: checksum(run / name) for name in files} == files
+        assert manifest["state"] == "finished" and manifest["run_id"] == run.name
+    assert len(manifests) == len(pd.read_csv(folder / "runs.csv")) > 0
+    figures = json.loads((folder / "manifest.json").read_text())["figures"]
+    assert max(figure["finished"] for figure in figures.values()) <= len(manifests)
 
 
 def test_all_of_it_is_small():

@@ -122,7 +122,7 @@ def test_what_is_wrong_with_any_figure_is_told_at_once(checkout, tmp_path):
     (root / "notebooks" / "figures.yaml").write_text("toy:\n  a: {again: true}\n")
     with pytest.raises(ConfigError, match=r"toy, a: no notebook is named"):
         plan("toy", [], {})
-    with pytest.raises(ConfigError, match=r"workers = 0: allowed is a whole number of at least 1"):
+    with pytest.raises(ConfigError, match=r"workers = 0: allowed is a whole number from 1 to 1000"):
         (root / "notebooks" / "figures.yaml").write_text(FIGURES)
         reproduce("toy", results=tmp_path / "out", workers=0)
     assert not (tmp_path / "out").exists()

@@ -123,7 +123,7 @@ class Report:
                 shutil.copytree(kept, there, dirs_exist_ok=True)
 
     def take(self, plans: Mapping[str, Sequence[RunConfig]], results: Path) -> None:
-        """Copy the finished runs, without their checkpoints, and write how far each figure is."""
+        """Copy the finished runs, without checkpoints and CSV files, and write how far each figure is."""
         found: dict[str, Run] = {}
         counts = {}
         for figure, configs in plans.items():
@@ -136,7 +136,7 @@ class Report:
                     found[run_id] = Run(record.config, record.folder, record.manifest, tables)
                     target = self.folder / "runs" / run_id
                     if not (target / "manifest.json").exists():  # which says that the others are there
-                        first = shutil.ignore_patterns("checkpoint.pt", "manifest.json")
+                        first = shutil.ignore_patterns("checkpoint.pt", "*.csv", "manifest.json")
                         shutil.copytree(record.folder, target, ignore=first, dirs_exist_ok=True)
                         shutil.copy(record.folder / "manifest.json", target)
         self.content["figures"] = counts

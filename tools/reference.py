@@ -28,7 +28,7 @@ from hatlab.paths import home, results_root
 from hatlab.provenance import checksum
 from hatlab.reproduce import reproduce
 
-MOST_BYTES = 100_000  # of a CSV
+MOST_BYTES = 80_000  # of a CSV
 TABLES = (".csv", ".parquet")
 BLOCK = re.compile(r"(<!-- (verdicts|findings): ([\w/]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -64,7 +64,8 @@ def readme(text: str, reference: Path) -> str:
 
     def block(match: re.Match[str]) -> str:
         start, what, place, end = match.groups()
-        table = pd.read_csv(reference / place / f"{what}.csv")
+        # pyarrow reads each number as the nearest one, in every version of pandas
+        table = pd.read_csv(reference / place / f"{what}.csv", engine="pyarrow")
         if what == "verdicts":
             return f"{start}{verdicts.as_markdown(table.fillna({'unit': ''}))}\n{end}"
         lines = table[table["part"] == "conclusion"]["text"]
