@@ -2,11 +2,15 @@
 #   make test PYTHON=/path/to/python3.12     with another Python than the first that fits
 #   make test UV=1                           with uv instead of pip
 #   make test UV=1 UV_TORCH_BACKEND=cpu      with PyTorch's CPU build (Linux: 4 GB less to download)
+#   make test VENV=.venv-other               in another environment, made if it is not there
 
 PROFILE ?= quick
 LOCK ?= requirements.lock
 MINUTES ?= 30
-BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+PYTHONS ?= python3.11 python3.12 python3.13
+VENV ?= .venv
+export VENV
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
 ifdef UV
@@ -16,12 +20,14 @@ endif
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
   $$python tools/setup_venv.py --check >/dev/null 2>&1 && echo $$python && exit; done; echo python3)
 
-.PHONY: help reproduce test bench gpu lint types lab classroom slides site lock clean
+.PHONY: help reproduce test test-lowest test-matrix bench gpu lint types lab classroom slides site lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make reproduce   rerun the figures of notebooks/figures.yaml into results/ (PROFILE=quick)"
 	@echo "make test        run the tests, a file at a time on each core (ARGS='-k capacity' to choose)"
+	@echo "make test-lowest the tests with the lowest versions that pyproject.toml allows, on Python 3.11"
+	@echo "make test-matrix make test with each of PYTHONS=\"$(PYTHONS)\" that is installed, then test-lowest"
 	@echo "make bench       speed and memory against peers, in about 25 minutes (ARGS='--quick', '--list', '--only NAME')"
 	@echo "make gpu         tests, benchmarks and runs of the profile paper on a GPU, for MINUTES=30; send back results/gpu/"
 	@echo "make lint        ruff, mypy, and notebooks without outputs"
@@ -30,48 +36,62 @@ help:
 	@echo "make slides      write the walkthrough as slides for a projector into results/slides/"
 	@echo "make site        build the web site from what is committed into results/site/"
 	@echo "make lock        write requirements.lock (ARGS='--upgrade-package torch==2.15.0' to move a pin)"
-	@echo "make clean       remove .venv, .venv-clarena and caches; results/ and data/ stay"
+	@echo "make clean       remove .venv, .venv-* and caches; results/ and data/ stay"
 
-.venv/.installed: requirements.lock pyproject.toml
+$(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) tools/setup_venv.py --lock "$(LOCK)" $(if $(UV),--uv)
 
-reproduce: .venv/.installed
+reproduce: $(VENV)/.installed
 	@$(BIN)/hatlab reproduce --profile $(PROFILE) $(ARGS)
 
-test: .venv/.installed
+test: $(VENV)/.installed
 	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
-bench: .venv/.installed
+# uv alone resolves to the lowest versions, and .venv has it.
+test-lowest: $(VENV)/.installed
+	@PATH="$(abspath $(BIN)):$$PATH" UV_RESOLUTION=lowest-direct \
+	  $(MAKE) test VENV=.venv-lowest PYTHON=$(firstword $(PYTHONS)) UV=1 LOCK=
+
+test-matrix: $(VENV)/.installed
+	@failed=; for python in $(PYTHONS); do \
+	  if $$python tools/setup_venv.py --check >/dev/null 2>&1; then \
+	    $(MAKE) test VENV=.venv-$$(basename $$python) PYTHON=$$python || failed="$$failed $$python"; \
+	  else echo "$$python is not installed: left out"; fi; \
+	done; \
+	$(MAKE) test-lowest || failed="$$failed lowest"; \
+	if [ -n "$$failed" ]; then echo "failed with:$$failed"; exit 1; fi
+
+bench: $(VENV)/.installed
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-gpu: .venv/.installed
+gpu: $(VENV)/.installed
 	@$(BIN)/python tools/gpu.py --minutes $(MINUTES) $(ARGS)
 
-lint: .venv/.installed types
+lint: $(VENV)/.installed types
 	@$(BIN)/python -m ruff check
 	@$(BIN)/python -m ruff format --check
 	@$(if $(NOTEBOOKS),$(BIN)/python -m nbstripout --verify $(NOTEBOOKS))
 
-types: .venv/.installed
+types: $(VENV)/.installed
 	@$(BIN)/python -m mypy
 
-lab: .venv/.installed
+lab: $(VENV)/.installed
 	@$(BIN)/python -m jupyterlab notebooks
 
-classroom: .venv/.installed
+classroom: $(VENV)/.installed
 	@$(BIN)/python tools/classroom.py $(ARGS)
 
-slides: .venv/.installed
+slides: $(VENV)/.installed
 	@$(BIN)/python -m docs.slides $(ARGS)
 
-site: .venv/.installed
+site: $(VENV)/.installed
 	@$(BIN)/python -m docs $(ARGS)
 
 # Not after an update of .venv: a range that the old pins do not fit would stop it.
-lock: $(if $(wildcard $(BIN)/uv*),,.venv/.installed)
+lock: $(if $(wildcard $(BIN)/uv*),,$(VENV)/.installed)
 	@$(BIN)/python -m uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 	  --output-file requirements.lock --quiet $(ARGS)
 
 clean:
-	rm -rf .venv .venv-clarena .hypothesis .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	rm -rf .venv .venv-* .hypothesis .mypy_cache .pytest_cache .ruff_cache build *.egg-info
 	find hatlab tests tools benchmarks docs -name __pycache__ -exec rm -rf {} +

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from hatlab.metrics import Interval
 
@@ -84,6 +83,8 @@ def bca_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95)
         return Interval(mean, math.nan, math.nan)
     if (counted == counted[0]).all():
         return Interval(mean, mean, mean)
+    from scipy import stats  # slow to import
+
     found = stats.bootstrap(
         (counted,),
         np.mean,
@@ -106,6 +107,8 @@ def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float:
     counted = _counted(differences)
     if len(counted) < MIN_PAIRS:
         return math.nan
+    from scipy import stats  # slow to import
+
     test = stats.permutation_test(
         (counted,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, rng=np.random.default_rng(SEED)
     )

@@ -104,7 +104,6 @@ def _cut(layer: nn.Module, rows: Tensor | slice, columns: Tensor | slice, factor
             layer.stride,  # type: ignore[arg-type]
             layer.padding,  # type: ignore[arg-type]
             layer.dilation,  # type: ignore[arg-type]
-            padding_mode=layer.padding_mode,
             device="meta",
         )
     )

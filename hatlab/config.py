@@ -61,7 +61,8 @@ class RunConfig(BaseModel):
     their code), except that validation images are really held out of the training set.
 
     Two configs that are equal describe the same run: `run_id` is the hash of all fields, and names the
-    run's folder. Where a run executes (device, threads) is not part of it.
+    run's folder. A field that the run's network or method does not use keeps its default. Where a run
+    executes (device, threads) is not part of it.
 
     Raises:
         ConfigError: naming every unknown, ill-typed or out-of-range parameter at once.
@@ -198,6 +199,20 @@ class RunConfig(BaseModel):
         """The CNN's layers are the authors': with whatever widths it is the same run, and must have one name."""
         return cls.model_fields["widths"].default if info.data.get("network") == "cnn" else value
 
+    @field_validator("mode", "min_units", "s_max", "compensation", "gate_precision", "embedding_clamp", "cosh_clamp")
+    @classmethod
+    def _belong_to_hat(cls, value: Any, info: ValidationInfo) -> Any:
+        """A method without masks uses none of these: with whatever value it is the same run, and must have one name.
+
+        `embedding_init` is not among them: what it draws moves the generator on, so the heads begin elsewhere.
+        """
+        return value if info.data.get("method") == "hat" else cls.model_fields[str(info.field_name)].default
+
+    @field_validator("ewc_lambda")
+    @classmethod
+    def _belongs_to_ewc(cls, value: float, info: ValidationInfo) -> float:
+        return value if info.data.get("method") == "ewc" else cls.model_fields["ewc_lambda"].default
+
     @field_validator("lr_min")
     @classmethod
     def _leaves_an_epoch(cls, value: float, info: ValidationInfo) -> float:
@@ -208,7 +223,7 @@ class RunConfig(BaseModel):
 
     @field_validator("c")
     @classmethod
-    def _belongs_to_hat(cls, value: float, info: ValidationInfo) -> float:
+    def _regularizes_masks(cls, value: float, info: ValidationInfo) -> float:
         method = info.data.get("method", "hat")
         if method != "hat" and value != 0:
             raise ValueError(f"must be 0 with method = '{method}', which has no masks to regularize")

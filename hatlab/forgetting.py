@@ -7,6 +7,7 @@ better than by chance.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ import pandas as pd
 from hatlab import metrics, paper
 from hatlab.config import RunConfig
 from hatlab.datasets import load_all
-from hatlab.metrics import accuracy_matrix, forgetting_ratio
+from hatlab.metrics import LEAST_GAIN, accuracy_matrix, forgetting_ratio
 from hatlab.paper import METHODS
 from hatlab.runs import Run
 from hatlab.tasks import TaskSequence, make_sequence
@@ -51,16 +52,14 @@ def chance(sequence: TaskSequence) -> np.ndarray:
 
 def joint_config(config: RunConfig) -> RunConfig:
     """Return the run of joint training that a run of `config` is held against: the same tasks, network and seed."""
-    default = RunConfig()
-    # what only masks and springs use is set to its default, so that all methods share one reference
-    own = ("mode", "min_units", "s_max", "compensation", "gate_precision", "embedding_init", "ewc_lambda")
-    return config.replace(method="joint", c=0.0, **{name: getattr(default, name) for name in own})
+    return config.replace(method="joint", c=0.0, embedding_init=RunConfig().embedding_init)
 
 
 def forgetting(runs: Sequence[Run], joint: Sequence[Run]) -> pd.DataFrame:
     """Return one row per run and number of tasks learnt t: rho^{<=t}, the mean over these tasks of eq. 6.
 
-    Columns: `run`, `method`, `c`, `s_max`, `seed`, `tasks_learnt`, `ratio`, `accuracy` (mean over the tasks, in %).
+    Columns: `run`, `method`, `c`, `s_max`, `seed`, `tasks_learnt`, `ratio` (NaN where that of one of the tasks is),
+    `accuracy` (mean over the tasks, in %).
 
     Args:
         runs: of any method.
@@ -69,11 +68,14 @@ def forgetting(runs: Sequence[Run], joint: Sequence[Run]) -> pd.DataFrame:
     Raises:
         ValueError: a run whose joint reference is not among `joint`.
         DatasetError: the labels, which chance is computed from, cannot be loaded.
+
+    Warns:
+        UserWarning: naming the tasks for which `metrics.forgetting_ratio` is NaN, and why.
     """
     references = {run.config.run_id: run for run in joint}
     sets = functools.cache(load_all)
     by_chance = functools.cache(lambda config: chance(make_sequence(config, sets(config.dataset))))
-    rows = []
+    rows, undefined = [], dict[str, None]()
     for run in runs:
         config = joint_config(run.config)
         if config.run_id not in references:
@@ -85,7 +87,11 @@ def forgetting(runs: Sequence[Run], joint: Sequence[Run]) -> pd.DataFrame:
         random = by_chance(config)
         for t in range(len(own)):
             first = slice(t + 1)
-            ratio = forgetting_ratio(own[t, first], random[first], together[t, first]).mean()
+            ratios = forgetting_ratio(own[t, first], random[first], together[t, first])
+            ratio = ratios.mean()
+            for task in np.flatnonzero(np.isnan(ratios)):
+                reached = f"joint training reaches {together[t, task]:.1%} (run {config.run_id}, {t + 1} tasks learnt)"
+                undefined[f"task {task + 1}: {reached}, chance is {random[task]:.1%}"] = None
             rows.append(
                 {
                     "run": run.run_id,
@@ -95,6 +101,9 @@ def forgetting(runs: Sequence[Run], joint: Sequence[Run]) -> pd.DataFrame:
                     "accuracy": 100 * float(own[t, first].mean()),
                 }
             )
+    if undefined:
+        why = f"less than {100 * LEAST_GAIN:g} points above chance is too little to divide by"
+        warnings.warn("\n".join([f"the forgetting ratio is NaN: {why}", *undefined]), stacklevel=2)
     return pd.DataFrame(rows)
 
 

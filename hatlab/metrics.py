@@ -6,11 +6,11 @@ An accuracy table has one row per test: columns `after_task`, `task` (positions 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 __all__ = [
     "Interval",
@@ -57,15 +57,23 @@ def backward_transfer(accuracy: pd.DataFrame) -> float:
     return float(change[:-1].mean()) if len(change) > 1 else float("nan")
 
 
+# With less between joint training and chance, a hundredth of accuracy would be more than a fifth of the ratio.
+LEAST_GAIN: Final = 0.05
+
+
 def forgetting_ratio(accuracy: np.ndarray, random: np.ndarray, joint: np.ndarray) -> np.ndarray:
     """Return rho of eq. 6 per task: (A - A_R) / (A_J - A_R) - 1; 0 keeps everything, -1 forgets everything.
+
+    NaN where A_J - A_R is less than `LEAST_GAIN`: joint training has hardly learnt the task, or there is nothing to
+    learn, as in a task of one class.
 
     Args:
         accuracy: (tasks,) accuracies after training on all of them in sequence.
         random: (tasks,) accuracies of a stratified random classifier.
         joint: (tasks,) accuracies after training on all of them together.
     """
-    return np.asarray((accuracy - random) / (joint - random) - 1)
+    gain = np.where(joint - random < LEAST_GAIN, np.nan, joint - random)
+    return np.asarray((accuracy - random) / gain - 1)
 
 
 def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Interval:
@@ -84,7 +92,7 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
     n, mean = len(sample), sample.mean(axis=0)
     if n < 2:
         return Interval(mean, mean * np.nan, mean * np.nan)
-    reach = stats.t.ppf((1 + confidence) / 2, n - 1) * sample.std(axis=0, ddof=1) / np.sqrt(n)
+    reach = special.stdtrit(n - 1, (1 + confidence) / 2) * sample.std(axis=0, ddof=1) / np.sqrt(n)
     return Interval(mean, mean - reach, mean + reach)
 
 

@@ -67,16 +67,18 @@ class HATNetwork(nn.Module):
         self.trunk = nn.ModuleDict(trunk)
         self.units = {name: layer.weight.shape[0] for name, layer in trunk.items()}
         e = torch.empty(len(classes), sum(self.units.values()))
-        if embedding_init == "normal":
-            e.normal_()
-        elif embedding_init == "uniform":
-            e.uniform_(0, 2)
-        else:
+        if embedding_init not in ("normal", "uniform"):
             raise ValueError(f"embedding_init = {embedding_init!r}: allowed are 'normal' and 'uniform'")
+        if e.is_meta:  # there are no values to draw, and torch would import its compiler to draw none
+            pass
+        elif embedding_init == "normal":
+            e.normal_()
+        else:
+            e.uniform_(0, 2)
         self.gates = nn.Parameter(e)
         self.heads = nn.ModuleList(nn.Linear(list(self.units.values())[-1], n) for n in classes)
         self.dropout = (input_dropout, *dropout)
-        self.dropout_shapes = self._dropout_shapes()
+        self.dropout_shapes = _dropout_shapes(trunk, self.input_shape)
         if len(self.dropout_shapes[-1]) != 1:
             raise ValueError(
                 f"the last trunk layer, '{list(trunk)[-1]}', is a convolution: the heads read a linear layer"
@@ -137,20 +139,41 @@ class HATNetwork(nn.Module):
                 h = F.max_pool2d(drop(F.relu(layer(h)), p), 2) * masks[name].reshape(-1, 1, 1)
         return h
 
-    @torch.no_grad()
-    def _dropout_shapes(self) -> list[tuple[int, ...]]:
-        """Shapes, without the batch, of what dropout acts on; says which layer does not fit if one does not."""
-        shapes: list[tuple[int, ...]] = [self.input_shape]
-        h = next(self.trunk.parameters()).new_zeros(1, *self.input_shape)
-        for name, layer in self.trunk.items():
-            linear = isinstance(layer, nn.Linear)
-            try:
-                h = layer(h.flatten(1) if linear else h)
-                shapes.append(tuple(h.shape[1:]))
-                h = h if linear else F.max_pool2d(h, 2)
-            except RuntimeError as error:
-                raise ValueError(f"layer '{name}' ({layer}) does not fit what comes before it: {error}") from None
-        return shapes
+
+def _dropout_shapes(trunk: Mapping[str, nn.Linear | nn.Conv2d], input_shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Shapes, without the batch, of what dropout acts on; says which layer does not fit if one does not.
+
+    They are computed, not tried out: without values torch would import its compiler for that.
+    """
+    shapes: list[tuple[int, ...]] = [input_shape]
+    h = input_shape
+    for name, layer in trunk.items():
+        linear = isinstance(layer, nn.Linear)
+        h = (math.prod(h),) if linear else h
+        reads = layer.weight.shape[1]
+        if len(h) != layer.weight.dim() - 1 or h[0] != reads:
+            raise ValueError(
+                f"layer '{name}' ({layer}) does not fit what comes before it: it reads {reads} "
+                f"{'inputs' if linear else 'channels of maps'}, and is given {' x '.join(map(str, h))}"
+            )
+        h = (layer.weight.shape[0], *([] if isinstance(layer, nn.Linear) else _sides(layer, h[1:])))
+        shapes.append(h)
+        h = h if linear else (h[0], *(side // 2 for side in h[1:]))
+        if min(h) < 1:
+            raise ValueError(
+                f"layer '{name}' ({layer}) does not fit what comes before it: its maps of "
+                f"{' x '.join(map(str, shapes[-1][1:]))} leave nothing after pooling"
+            )
+    return shapes
+
+
+def _sides(layer: nn.Conv2d, sides: Sequence[int]) -> list[int]:
+    """Height and width of a convolution's maps, given those that it reads."""
+    if layer.padding == "same":
+        return list(sides)
+    padding = (0, 0) if isinstance(layer.padding, str) else layer.padding
+    each = zip(sides, padding, layer.dilation, layer.kernel_size, layer.stride, strict=True)
+    return [max(0, (side + 2 * pad - wide * (kernel - 1) - 1) // by + 1) for side, pad, wide, kernel, by in each]
 
 
 class HATMLP(HATNetwork):

@@ -49,7 +49,8 @@ def links(trunk: Mapping[str, nn.Module]) -> list[Link]:
 
     Raises:
         TypeError: a layer that is neither linear nor a convolution.
-        ValueError: a grouped convolution, or a layer whose inputs are not a whole number per unit of the last.
+        ValueError: a convolution that is grouped or not padded with zeros, or a layer whose inputs are not a whole
+            number per unit of the last.
     """
     chain: list[Link] = []
     for name, layer in trunk.items():
@@ -59,6 +60,8 @@ def links(trunk: Mapping[str, nn.Module]) -> list[Link]:
             )
         if getattr(layer, "groups", 1) != 1:
             raise ValueError(f"layer '{name}' is a convolution in {layer.groups} groups: only 1 group is supported")
+        if (mode := getattr(layer, "padding_mode", "zeros")) != "zeros":
+            raise ValueError(f"layer '{name}' is a convolution with padding_mode = '{mode}': only 'zeros' is supported")
         weight = layer.weight
         units, columns = weight.shape[:2]
         last = chain[-1] if chain else None

@@ -28,7 +28,9 @@ The cross mode was published in CLArena 1.1.0, in a form that cannot train:
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -115,17 +117,20 @@ class HATMaskSparsityReg(nn.Module):
         min_units: a ratio over at most this many units counts as 0.
 
     Raises:
-        ValueError: a factor that is negative or not finite, an unknown mode, a negative `min_units`.
+        ValueError: a factor or `min_units` that is negative or not finite, an unknown mode.
+
+    Warns:
+        UserWarning: in `forward`, if the network has at most `min_units` units, so that the loss is always 0.
     """
 
     def __init__(self, factor: float, mode: str = "original", min_units: float = 10) -> None:
         super().__init__()
-        if not (isinstance(factor, int | float) and not isinstance(factor, bool) and 0 <= factor < math.inf):
-            raise ValueError(f"factor = {factor!r}: allowed is a finite number of at least 0")
+        given: dict[str, object] = {"factor": factor, "min_units": min_units}
+        for name, value in given.items():
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+                raise ValueError(f"{name} = {value!r}: allowed is a finite number of at least 0")
         _known(mode)
-        if not min_units >= 0:
-            raise ValueError(f"min_units = {min_units!r}: allowed is a number of at least 0")
-        self.factor, self.mode, self.min_units = factor, mode, min_units
+        self.factor, self.mode, self.min_units = float(factor), mode, float(min_units)
 
     def extra_repr(self) -> str:
         return f"factor={self.factor}, mode={self.mode!r}, min_units={self.min_units}"
@@ -150,6 +155,12 @@ class HATMaskSparsityReg(nn.Module):
             TypeError: a mask that is not floating point.
         """
         self._check(mask, previous_cumulative_mask)
+        if (units := sum(m.numel() for m in mask.values())) <= self.min_units:
+            warnings.warn(
+                f"the network has {units} units, and a ratio over at most min_units = {self.min_units:g} counts as 0: "
+                "the regularizer is always 0; lower min_units (the paper's formula has 0)",
+                stacklevel=2,
+            )
         previous = {name: previous_cumulative_mask[name].to(m.dtype) for name, m in mask.items()}
         loss = self.factor * mask_sparsity(mask.values(), previous.values(), self.mode, self.min_units)
         return loss, {name: self._layer_sparsity(m, previous[name]) for name, m in mask.items()}

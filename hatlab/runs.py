@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from hatlab.config import ConfigError, RunConfig
-from hatlab.datasets import load_all
+from hatlab.datasets import Dataset, load_all
 from hatlab.grouping import OutOfMemory, fitting, kinds, lanes, parts
 from hatlab.jobs import Job, prepare, train
 from hatlab.lanes import in_lanes
@@ -158,7 +158,13 @@ def sweep(
     repeated = [run_id for run_id, n in Counter(config.run_id for config in configs).items() if n > 1]
     if repeated:
         raise ConfigError(f"{len(configs)} configs were given, and run {repeated[0]} is among them more than once")
-    sets = functools.cache(load_all)
+    known: dict[str, tuple[Dataset, ...]] = {}
+
+    def sets(names: str, *, download: bool = True) -> tuple[Dataset, ...]:
+        if names not in known:
+            known[names] = load_all(names, download=download)
+        return known[names]
+
     jobs = [prepare(config, where, sets) for config in configs]
     names = _telling(configs)
     on_device = functools.lru_cache(maxsize=1)(lambda names: Images.of(sets(names), target))
@@ -171,6 +177,7 @@ def sweep(
             if job.sequence is None:
                 shown.run_started(job.config.run_id, job.label, 0, job.config.max_epochs, 0)
                 shown.run_done(job.config.run_id, loaded=True)
+        _say_where_nothing_is_regularized(jobs, shown)
 
         for kind in kinds([job for job in jobs if job.sequence is not None], lambda job: job.config):
             diverged += _train(kind, functools.partial(on_device, kind[0].config.dataset), target, shown, replicas)
@@ -185,6 +192,13 @@ def sweep(
         Run(job.config, job.record.folder, job.record.manifest, Tables(**job.record.load_tables(list(Tables._fields))))
         for job in jobs
     ]
+
+
+def _say_where_nothing_is_regularized(jobs: Sequence[Job], progress: Progress) -> None:
+    networks = [(sum(job.network.units.values()), job.config) for job in jobs if job.network is not None]
+    for units, few in sorted({(n, config.min_units) for n, config in networks if config.c > 0}):
+        if units <= few:
+            progress.note(f"networks of {units} units: R is 0 whatever c is, as over at most min_units = {few}")
 
 
 def _train(

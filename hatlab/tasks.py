@@ -149,10 +149,8 @@ def _common_shape(config: RunConfig, sets: tuple[Dataset, ...]) -> tuple[int, in
 
 
 def _shuffled(n: int, seed: int) -> np.ndarray:
-    from sklearn.utils import shuffle
-
-    shuffled: np.ndarray = shuffle(np.arange(n), random_state=seed)
-    return shuffled
+    """Return 0 ... n - 1 in the order of scikit-learn's `shuffle(arange(n), random_state=seed)`, as the authors."""
+    return np.random.RandomState(seed).permutation(n)
 
 
 def _order(config: RunConfig, n: int) -> tuple[int, ...]:

@@ -90,7 +90,6 @@ OUT_OF_RANGE = [
 
 ON_THE_BORDER = [
     ("c", 0.0),
-    ("ewc_lambda", 0.0),
     ("min_units", 0),
     ("s_max", 1.0),
     ("cosh_clamp", 80.0),
@@ -286,8 +285,21 @@ def test_every_field_has_another_value_here():
 
 @pytest.mark.parametrize("name", OTHER_VALUES)
 def test_changing_any_one_field_changes_the_run_id(name):
-    base = {"c": 0.0} if name == "method" else {}
+    base = {"method": {"c": 0.0}, "ewc_lambda": {"c": 0.0, "method": "ewc"}}.get(name, {})
     assert RunConfig(**base, **{name: OTHER_VALUES[name]}).run_id != RunConfig(**base).run_id
+
+
+@pytest.mark.parametrize("method", ["sgd", "sgd_frozen", "ewc", "joint", "hat"])
+def test_a_field_that_the_method_does_not_use_makes_no_other_run(method):
+    """What a method uses is what changing it changes; `embedding_init` moves the generator that all draw from."""
+    hat = {"mode", "min_units", "s_max", "compensation", "gate_precision", "embedding_clamp", "cosh_clamp"}
+    unused = {"hat": {"ewc_lambda"}, "ewc": hat}.get(method, hat | {"ewc_lambda"})
+    base = RunConfig(method=method, c=0.0)
+    tried = OTHER_VALUES.keys() - {"method", "c"}
+    assert {name for name in tried if base.replace(**{name: OTHER_VALUES[name]}) == base} == unused
+    for name in unused:
+        with pytest.raises(ConfigError, match=f"{name} = "):
+            base.replace(**{name: -1})
 
 
 def configs():

@@ -20,7 +20,9 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 DIRECT = [Requirement(line) for lines in (PROJECT["dependencies"], *EXTRAS.values()) for line in lines]
-SETUP = runpy.run_path(str(ROOT / "tools" / "setup_venv.py"))
+with pytest.MonkeyPatch.context() as patch:
+    patch.delenv("VENV", raising=False)  # make hands it on
+    SETUP = runpy.run_path(str(ROOT / "tools" / "setup_venv.py"))
 
 PYTHONS = ["3.11", "3.12", "3.13"]
 MACHINES = {
@@ -109,7 +111,15 @@ def test_supported_pythons_are_the_same_everywhere() -> None:
     assert [f"{major}.{minor}" for major, minor in SETUP["PYTHONS"]] == PYTHONS
     assert yaml.safe_load(read("environment.yml"))["dependencies"][0].removeprefix("python=") in PYTHONS
     workflow = yaml.safe_load(read(".github/workflows/tests.yml"))
-    assert set(workflow["jobs"]["make"]["strategy"]["matrix"]["python"]) <= set(PYTHONS)
+    matrix = workflow["jobs"]["make"]["strategy"]["matrix"]
+    assert matrix["python"] == PYTHONS and matrix["versions"] == ["locked"]
+    assert {"os": matrix["os"][0], "python": PYTHONS[0], "versions": "lowest"} in matrix["include"]
+    assert f"PYTHONS ?= {' '.join(f'python{python}' for python in PYTHONS)}\n" in read("Makefile")
+
+
+def test_actions_are_pinned_by_commit() -> None:
+    used = re.findall(r"uses: *(.*)", read(".github/workflows/tests.yml"))
+    assert used and [line for line in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)] == []
 
 
 def test_pre_commit_runs_the_versions_of_the_lock() -> None:

@@ -49,6 +49,20 @@ def test_the_ratio_is_equation_6(own, joint):
     assert table["tasks_learnt"].tolist() == [1, 2, 3]
 
 
+def test_where_joint_training_learns_nothing_the_ratio_is_nan_and_the_reason_is_given():
+    config = BASE.replace(seed=3)
+    random = forgetting.chance(make_sequence(config))
+    joint = [[0.9], [0.9, random[1] + 0.04], [0.9, random[1] + 0.06, 0.9]]
+    own = [[0.8], [0.8, 0.9], [0.8, 0.7, 0.9]]
+    with pytest.warns(UserWarning, match="the forgetting ratio is NaN: less than 5 points above chance") as raised:
+        table = forgetting.forgetting([made_run(config, own)], [made_run(forgetting.joint_config(config), joint)])
+    assert table["ratio"].isna().tolist() == [False, True, False]
+    assert table["accuracy"].notna().all()
+    told = str(raised[0].message).splitlines()[1:]
+    assert len(told) == 1 and told[0].startswith(f"task 2: joint training reaches {random[1] + 0.04:.1%} (run ")
+    assert told[0].endswith(f"2 tasks learnt), chance is {random[1]:.1%}")
+
+
 def test_all_methods_share_one_joint_reference():
     configs = [
         BASE,

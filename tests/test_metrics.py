@@ -58,6 +58,13 @@ def test_the_forgetting_ratio_is_0_for_joint_and_minus_1_for_random_accuracy():
     np.testing.assert_allclose(forgetting_ratio(random, random, joint), [-1, -1])
 
 
+def test_the_forgetting_ratio_of_a_task_with_nothing_to_learn_or_nothing_learnt_is_nan():
+    """One class, where chance is right; joint training below chance, at it, and 4 and 6 points above."""
+    random = np.array([1.0, 0.5, 0.5, 0.5, 0.5])
+    joint = np.array([1.0, 0.4, 0.5, 0.54, 0.56])
+    assert np.isnan(forgetting_ratio(np.full(5, 0.5), random, joint)).tolist() == [True, True, True, True, False]
+
+
 def test_the_forgetting_ratio_is_linear_between_its_limits():
     np.testing.assert_allclose(
         forgetting_ratio(np.array([0.5, 0.95]), np.array([0.1, 0.5]), np.array([0.9, 0.8])), [-0.5, 0.5]

@@ -3,6 +3,8 @@ import functools
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
 
@@ -116,6 +118,29 @@ def test_a_layer_that_does_not_fit_is_refused_by_name_when_the_network_is_built(
         ValueError, match=rf"layer '{layer}' .*(does not fit what|do not divide among the \d+ units) (comes )?before it"
     ):
         HATNetwork(trunk, (2, 6, 8), (2,), (0.0, 0.0))
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
+@given(
+    sides=st.tuples(st.integers(4, 12), st.integers(4, 12)),
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    stride=st.integers(1, 2),
+    padding=st.sampled_from([0, 1, (1, 0), "same", "valid"]),
+    dilation=st.integers(1, 2),
+)
+@settings(deadline=None, max_examples=60)
+def test_the_shapes_are_those_of_torch(sides, kernel, stride, padding, dilation):
+    """Computed for the network as for its layers, called one after the other; where torch refuses, so does it."""
+    convolution = nn.Conv2d(2, 3, kernel, 1 if padding == "same" else stride, padding, dilation)
+    try:
+        maps = convolution(torch.zeros(1, 2, *sides))
+        flat = F.max_pool2d(maps, 2).flatten(1)
+    except RuntimeError:
+        with pytest.raises(ValueError, match=r"layer 'c1' .* does not fit what comes before it"):
+            HATNetwork({"c1": convolution, "fc2": nn.Linear(3, 4)}, (2, *sides), (2,), (0.0, 0.0))
+        return
+    network = HATNetwork({"c1": convolution, "fc2": nn.Linear(flat.shape[1], 4)}, (2, *sides), (2,), (0.0, 0.0))
+    assert network.dropout_shapes == [(2, *sides), tuple(maps.shape[1:]), (4,)]
 
 
 def test_a_trunk_without_layers_or_with_a_convolution_at_its_end_is_refused():

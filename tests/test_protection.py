@@ -130,11 +130,16 @@ def test_the_links_of_a_chain_are_read_off_its_layers():
         ({"c1": nn.Conv2d(1, 4, 3), "bn": nn.BatchNorm2d(4)}, TypeError, "layer 'bn' is a BatchNorm2d: only linear"),
         ({"up": nn.ConvTranspose2d(1, 4, 3)}, TypeError, "layer 'up' is a ConvTranspose2d"),
         ({"c1": nn.Conv2d(4, 4, 3, groups=2)}, ValueError, "layer 'c1' is a convolution in 2 groups"),
+        (
+            {"c1": nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")},
+            ValueError,
+            "'c1' .* padding_mode = 'circular'",
+        ),
         ({"fc1": nn.Linear(3, 4), "fc2": nn.Linear(6, 2)}, ValueError, "layer 'fc2' reads 6 inputs.* the 4 units"),
         ({"fc1": nn.Linear(3, 4), "fc2": nn.Linear(3, 2)}, ValueError, "layer 'fc2' reads 3 inputs.* the 4 units"),
         ({"c1": nn.Conv2d(1, 4, 3), "c2": nn.Conv2d(8, 2, 3)}, ValueError, "layer 'c2' reads 8 inputs.* the 4 units"),
     ],
-    ids=["batch norm", "transposed", "groups", "more inputs", "fewer inputs", "conv of two positions"],
+    ids=["batch norm", "transposed", "groups", "circular", "more inputs", "fewer inputs", "conv of two positions"],
 )
 def test_a_layer_whose_weights_have_no_units_to_belong_to_is_refused_by_name(trunk, error, message):
     with pytest.raises(error, match=message):

@@ -1,4 +1,5 @@
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -7,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hatlab.regularizer import MODES, HATMaskSparsityReg, affine, mask_sparsity
+
+pytestmark = pytest.mark.filterwarnings("ignore:the network has .* the regularizer is always 0")  # where it is meant
 
 # Values are multiples of 1/1024, so that sums are exact and a denominator equals min_units where it should.
 HARD = st.sampled_from([0.0, 1.0])
@@ -309,6 +312,7 @@ def test_nothing_depends_on_a_value_or_leaves_the_masks_device(mode, previous):
 @pytest.mark.skipif(
     not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))), reason="torch.compile needs a C++ compiler: none found"
 )
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
 def test_compiled_into_one_graph_it_equals_the_formula():
     module = HATMaskSparsityReg(0.75, "cross")
     compiled = torch.compile(module, fullgraph=True)
@@ -360,10 +364,29 @@ def test_an_unknown_mode_is_refused_with_those_there_are(mode):
         mask_sparsity([torch.ones(20)], [torch.ones(20)], mode)
 
 
-@pytest.mark.parametrize("min_units", [-1, float("nan")])
+@pytest.mark.parametrize("min_units", [-1, float("nan"), True, "10"])
 def test_min_units_below_0_is_refused(min_units):
-    with pytest.raises(ValueError, match=f"min_units = {min_units}: allowed is a number of at least 0"):
+    with pytest.raises(ValueError, match=f"min_units = {min_units!r}: allowed is a finite number of at least 0"):
         HATMaskSparsityReg(0.75, min_units=min_units)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64, int, float])
+def test_a_number_of_numpy_is_a_number(kind):
+    mask, previous = random_masks((30, 7), "soft")
+    expected, _ = HATMaskSparsityReg(3.0, "cross", min_units=5)(mask, previous)
+    loss, _ = HATMaskSparsityReg(kind(3), "cross", min_units=kind(5))(mask, previous)
+    assert type(loss) is torch.Tensor and torch.equal(loss, expected)
+
+
+@every_mode
+def test_a_network_of_at_most_min_units_is_told_that_nothing_is_regularized(mode):
+    mask, previous = random_masks((6, 4), "soft")
+    with pytest.warns(UserWarning, match=r"network has 10 units, and a ratio over at most min_units = 10 counts as 0"):
+        loss, _ = HATMaskSparsityReg(0.75, mode)(mask, previous)
+    assert loss == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        HATMaskSparsityReg(0.75, mode, min_units=9)(mask, previous)
 
 
 @pytest.mark.parametrize(

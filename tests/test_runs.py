@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import random
+import subprocess
+import sys
 import threading
 import time
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 import hatlab
-from hatlab import engine, grouping, jobs
+from hatlab import datasets, engine, grouping, jobs, runs
 from hatlab.config import ConfigError, RunConfig
 from hatlab.grouping import OutOfMemory
 from hatlab.progress import Progress
@@ -138,7 +140,8 @@ def test_a_sweep_leaves_what_its_runs_leave_alone(tmp_path):
         assert_alike(run, hatlab.run(run.config, results=tmp_path / "b", progress=QUIET))
 
 
-def test_a_sweep_loads_what_is_finished_goes_on_with_what_was_stopped_and_starts_the_rest(tmp_path):
+def test_a_sweep_loads_what_is_finished_goes_on_with_what_was_stopped_and_starts_the_rest(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "CHECKPOINT_EVERY", 0)  # after each epoch, however long writing takes
     configs = SMALL.grid(seed=range(4))
     hatlab.run(configs[1], results=tmp_path / "a", progress=QUIET)
 
@@ -156,6 +159,29 @@ def test_a_sweep_loads_what_is_finished_goes_on_with_what_was_stopped_and_starts
     assert runs[2].manifest["sessions"][1]["from_task"] == 1
     for run in runs:
         assert_alike(run, hatlab.run(run.config, results=tmp_path / "b", progress=QUIET))
+
+
+def test_finished_and_new_runs_read_the_images_once(tmp_path, monkeypatch):
+    hatlab.run(SMALL, results=tmp_path, progress=QUIET)
+    read = []
+
+    def load_all(names, **how):
+        read.append(names)
+        return datasets.load_all(names, **how)
+
+    monkeypatch.setattr(runs, "load_all", load_all)
+    hatlab.sweep(SMALL.grid(seed=[0, 1], dataset=["digits"]), results=tmp_path, progress=QUIET)
+    assert read == ["digits"]
+
+
+def test_a_network_too_small_for_the_regularizer_is_named(tmp_path):
+    few = SMALL.replace(widths=(6, 4), max_epochs=1, n_tasks=2)
+    log = Log()
+    hatlab.sweep(few.grid(c=[0.0, 0.75, 1.0], widths=[(6, 4), (6, 5)]), results=tmp_path, progress=log)
+    assert log.notes == ["networks of 10 units: R is 0 whatever c is, as over at most min_units = 10"]
+    log = Log()
+    hatlab.sweep([few.replace(c=0.0), few.replace(min_units=9)], results=tmp_path, progress=log)
+    assert log.notes == []
 
 
 def test_runs_that_cannot_share_a_step_train_apart(tmp_path):
@@ -353,6 +379,24 @@ def test_checkpoints_take_a_small_part_of_the_time(tmp_path, monkeypatch):
     hatlab.run(SMALL.replace(max_epochs=8), results=tmp_path, progress=Epoch())
     # 20 seconds, which are 5 epochs, lie between two
     assert saved == [(0, 1), (0, 6), (1, 3), (2, None), (2, 5), (3, None)]
+
+
+COLD = """
+import sys
+import hatlab
+from hatlab.progress import Progress
+config = hatlab.RunConfig(dataset="npz:" + sys.argv[1], widths=(20, 20), max_epochs=1, validation=0.2)
+for _ in ("new", "finished"):
+    hatlab.run(config, results=sys.argv[2], device="cpu", progress=Progress())
+print(*{"torch._dynamo", "sympy", "scipy.stats", "sklearn", "matplotlib", "IPython"} & sys.modules.keys())
+"""
+
+
+def test_a_run_imports_no_compiler_and_no_statistics(tmp_path, tiny_npz):
+    """torch._dynamo, which torch imports for what it computes without values, takes two seconds."""
+    call = [sys.executable, "-c", COLD, str(tiny_npz), str(tmp_path)]
+    told = subprocess.run(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert (told.stdout.strip(), told.returncode) == ("", 0)
 
 
 # --- interruption ---------------------------------------------------------------------------------------------------

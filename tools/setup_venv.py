@@ -1,6 +1,7 @@
-"""Make .venv and install hatlab into it; `make` runs this, with Python's standard library alone.
+"""Make .venv, or the folder that VENV names, and install hatlab into it.
 
-Written so that an old Python can start it and say what is missing.
+`make` runs this, with Python's standard library alone. It is written so that an old Python can start it and say what is
+missing.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import subprocess
 import sys
 
 PYTHONS = ((3, 11), (3, 12), (3, 13))
-VENV = ".venv"
+VENV = os.environ.get("VENV") or ".venv"
 INSTALLING = os.path.join(VENV, ".installing")  # there from before the first file to after the last one
 INSTALLED = os.path.join(VENV, ".installed")
 SCRIPTS = os.path.join(VENV, "Scripts" if os.name == "nt" else "bin")
@@ -66,7 +67,7 @@ def begin():
         os.replace(INSTALLED, INSTALLING)
         return True
     if os.path.exists(INSTALLING):
-        print("The last installation was cut short: starting .venv again.")
+        print("The last installation was cut short: starting %s again." % VENV)
         for entry in os.scandir(VENV):
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path)
@@ -115,7 +116,7 @@ def main():
             sys.exit("Not updated (see above): %s\nTo go on without: touch %s" % (error, INSTALLED))
         sys.exit("Not installed (see above): %s\nThe next make starts again." % error)
     except KeyboardInterrupt:
-        sys.exit("Cut short: the next make starts .venv again.")
+        sys.exit("Cut short: the next make starts %s again." % VENV)
     os.replace(INSTALLING, INSTALLED)
     os.utime(INSTALLED)
 
