@@ -22,7 +22,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["_files", "_parts"]
+exclude_patterns = ["_files", "_parts", "package.md"]  # package.md is what a package index shows
 
 # Notebooks
 nb_execution_mode = "off"

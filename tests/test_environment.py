@@ -117,6 +117,14 @@ def test_supported_pythons_are_the_same_everywhere() -> None:
     assert f"PYTHONS ?= {' '.join(f'python{python}' for python in PYTHONS)}\n" in read("Makefile")
 
 
+def test_what_is_published_stands_alone() -> None:
+    """No link into the repository, no tests without what they read, no address that is not known to be true."""
+    assert not re.findall(r"\]\((?!https://)|<(?:img|a) ", read(PROJECT["readme"]["file"]))
+    assert {"prune tests", "exclude README.md"} <= set(read("MANIFEST.in").splitlines())
+    assert {f"Programming Language :: Python :: {python}" for python in PYTHONS} <= set(PROJECT["classifiers"])
+    assert all(url.startswith("https://") for url in PROJECT.get("urls", {}).values())
+
+
 def test_actions_are_pinned_by_commit() -> None:
     used = re.findall(r"uses: *(.*)", read(".github/workflows/tests.yml"))
     assert used and [line for line in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)] == []

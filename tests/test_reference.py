@@ -4,6 +4,7 @@ The format is described in tests/reference/README.md.
 """
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from hatlab.regularizer import affine
 from hatlab.step import Batch, Hyper, Past, State, step
 
 TOLERANCE = 1e-4
+SEED = re.compile(r"RandomState\((\d+)\s*\+")
 
 
 def native_name(theirs: str, layers: list[str]) -> str:
@@ -25,17 +27,26 @@ def native_name(theirs: str, layers: list[str]) -> str:
     return f"heads.{rest}" if layer == "last" else f"trunk.{theirs}"
 
 
+def seeds(meta):
+    """The seeds of weights, data and order, as the recipe's texts name them."""
+    found = [*SEED.findall(meta["init"]), *SEED.findall(meta["data"])]
+    assert len(found) == 3, f"three seeds were expected in {meta['init']!r} and {meta['data']!r}"
+    return tuple(map(int, found))
+
+
 class Replay:
     """One recorded run: initial values, data and order of every task, whatever the file leaves to a recipe."""
 
     def __init__(self, path):
-        self.file = np.load(path, allow_pickle=False)
+        with np.load(path, allow_pickle=False) as file:
+            self.file = dict(file)
         self.meta = json.loads(self.file["meta"].tobytes())
         common = (self.meta["input"], self.meta["classes"])
         if self.meta["kind"] == "mlp":
             self.network = HATMLP(*common, [self.meta["nhid"]] * self.meta["nlayers"], (0.0, 0.0))
         else:
             self.network = HATCNN(*common, (0.0, 0.0))
+            self.weights_seed, self.data_seed, self.order_seed = seeds(self.meta)
         self.layers = list(self.network.units)
         heads = [f"last.{t}.{kind}" for t in range(len(self.meta["classes"])) for kind in ("weight", "bias")]
         trunk = [f"{layer}.{kind}" for layer in self.layers for kind in ("weight", "bias")]
@@ -55,7 +66,9 @@ class Replay:
             if self.meta["kind"] == "mlp":
                 start = self.file[f"init/{name}"]
             else:
-                start = np.random.RandomState(1000 + i).standard_normal(tuple(value.shape)).astype(np.float32)
+                start = (
+                    np.random.RandomState(self.weights_seed + i).standard_normal(tuple(value.shape)).astype(np.float32)
+                )
                 if name.endswith("bias"):
                     start = start * 0.01
                 elif not name.startswith("e"):
@@ -66,11 +79,11 @@ class Replay:
         """Images, labels, and the sample order of every epoch."""
         if self.meta["kind"] == "mlp":
             return (self.file[f"task{t}/{key}"] for key in ("x", "y", "order"))
-        random, n = np.random.RandomState(2000 + t), self.meta["n"]
+        random, n = np.random.RandomState(self.data_seed + t), self.meta["n"]
         x = random.standard_normal((n, *self.meta["input"])).astype(np.float32)
         y = random.randint(0, self.meta["classes"][t], n)
         epochs = range(self.meta["epochs"])
-        return x, y, [np.random.RandomState(3000 + 10 * t + e).permutation(n) for e in epochs]
+        return x, y, [np.random.RandomState(self.order_seed + 10 * t + e).permutation(n) for e in epochs]
 
 
 def replay_task(run, t, cumulative):
@@ -111,9 +124,13 @@ def replay_task(run, t, cumulative):
     return np.array(losses)
 
 
-def summary(value):
+def compare_summary(value, theirs, name):
+    """Sum, sum of absolute values, norm, first values: the sums relative to that of the absolute values."""
     flat = value.double().flatten()
-    return np.array([flat.sum(), flat.abs().sum(), flat.norm(), *flat[:16]])
+    size = float(flat.abs().sum())
+    ours = np.array([flat.sum() / size, 1, flat.norm() / size, *flat[:16]])
+    theirs = np.concatenate([theirs[:3] / size, theirs[3:]])
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE, err_msg=name)
 
 
 @torch.no_grad()
@@ -131,7 +148,7 @@ def test_the_authors_run_is_repeated(reference):
                 np.testing.assert_allclose(value, run.file[f"task{t}/end/{name}"], rtol=0, atol=TOLERANCE, err_msg=name)
             else:
                 theirs = run.file[f"task{t}/stat/{name}"]
-                np.testing.assert_allclose(summary(value), theirs, rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)
+                compare_summary(value, theirs, name)
 
         mask = gate(run.network.gates[t], run.meta["s_max"])
         cumulative = protection.cumulate(cumulative, mask)
@@ -140,3 +157,18 @@ def test_the_authors_run_is_repeated(reference):
                 np.testing.assert_allclose(part, run.file[f"task{t}/{kind}{i}"].ravel(), rtol=0, atol=TOLERANCE)
         used = weight_usage(run.network.links, {n: m.numpy() for n, m in run.network.split(cumulative).items()})
         assert used == pytest.approx(run.meta["cumulative_weight_usage"][t], abs=TOLERANCE)
+
+
+def test_the_seeds_are_those_that_the_recipe_names():
+    meta = {"init": "i ~ RandomState(41+i).x", "data": "r=RandomState(500 + t); e: RandomState(6000+10*t+e).y"}
+    assert seeds(meta) == (41, 500, 6000)
+    with pytest.raises(AssertionError, match="three seeds were expected"):
+        seeds({**meta, "data": "none"})
+
+
+def test_sums_whose_terms_cancel_are_compared_by_the_size_of_the_terms():
+    value = torch.linspace(-1, 1, 100_001, dtype=torch.float64)
+    theirs = np.array([value.sum() + 1.0, value.abs().sum(), value.norm(), *value[:16]])
+    compare_summary(value, theirs, "close")
+    with pytest.raises(AssertionError, match="apart"):
+        compare_summary(value, theirs + np.eye(len(theirs))[0] * 10, "apart")
