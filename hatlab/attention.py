@@ -66,6 +66,15 @@ def compensated_gradient(
     if form == "authors":
         slope, ratio = _meet(s, e), _meet(s_max / s, e)
         by_autograd = gradient * (1 - mask) * mask * slope
-        steep = torch.cosh(torch.clamp(slope * e, -cosh_clamp, cosh_clamp)) + 1
-        return by_autograd * (ratio * steep / (torch.cosh(e) + 1))
+        steep = _cosh(torch.clamp(slope * e, -cosh_clamp, cosh_clamp)) + 1
+        return by_autograd * (ratio * steep / (_cosh(e) + 1))
     raise ValueError(f"compensation = {form!r}: allowed are 'authors' and 'exact'")
+
+
+def _cosh(x: Tensor) -> Tensor:
+    """Return cosh x by torch's exp, which rounds alike in torch 2.11 to 2.14: `torch.cosh` there is another function.
+
+    Since torch 2.14 it is the C library's, which rounds otherwise from one system to the next.
+    """
+    grown = torch.exp(x.abs())
+    return (grown + 1 / grown) / 2

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
+from hatlab import attention
 from hatlab.attention import compensated_gradient, gate, slopes
 
 S_MAX, CLAMP = 400.0, 50.0
@@ -219,3 +220,11 @@ def test_an_unknown_compensation_is_refused_with_those_there_are():
     one = torch.ones(1)
     with pytest.raises(ValueError, match="compensation = 'none': allowed are 'authors' and 'exact'"):
         compensated_gradient(one, one, one, 1.0, S_MAX, "none", CLAMP)
+
+
+@pytest.mark.parametrize(("dtype", "ulp"), [(torch.float32, 2**-23), (torch.float64, 2**-52)])
+def test_the_hyperbolic_cosine_is_right_to_two_units_in_the_last_place(dtype, ulp):
+    x = torch.linspace(-80, 80, 160_001, dtype=torch.float64).to(dtype)
+    exact = np.cosh(x.numpy().astype(np.longdouble))
+    assert np.all(np.abs(attention._cosh(x).numpy() - exact) <= 2 * ulp * exact)
+    assert attention._cosh(torch.zeros(1, dtype=dtype)) == 1
