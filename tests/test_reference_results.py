@@ -117,6 +117,17 @@ def test_a_picture_is_kept_in_256_colours_and_still_says_what_it_shows(outcome, 
     assert changes.max() < 16  # of 255 levels
 
 
+def test_the_checkouts_folder_is_cut_from_a_notebook(outcome, tmp_path):
+    said = f'{{"text": "saved in {home()}/results/notebooks/0123, not in /elsewhere"}}'
+    (outcome / "notebook.ipynb").write_text(said)
+    manifest = {"artifacts": {"notebook.ipynb": checksum(outcome / "notebook.ipynb")}}
+    (outcome / "manifest.json").write_text(json.dumps(manifest))
+    TOOL["take"](outcome, tmp_path / "target")
+    taken = tmp_path / "target" / "notebook.ipynb"
+    assert taken.read_text() == '{"text": "saved in results/notebooks/0123, not in /elsewhere"}'
+    assert json.loads((tmp_path / "target" / "manifest.json").read_text())["artifacts"][taken.name] == checksum(taken)
+
+
 def test_an_outcome_that_was_altered_is_not_taken_over(outcome, tmp_path):
     (outcome / "small.csv").write_text("altered")
     with pytest.raises(SystemExit, match=r"small.csv is not the file that its manifest names"):

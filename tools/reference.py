@@ -4,8 +4,9 @@
     python tools/reference.py check PROFILE [FIGURE ...]    rerun into a folder that is thrown away; compare all tables
     python tools/reference.py readme                        write results/README.md's verdicts and findings anew
 
-`take` leaves out large CSV files, whose Parquet twins hold the same, and stores PNGs in 256 colours, which makes them a
-quarter as large; the PDFs stay as they are. `check` ends with an error if a byte of a table differs.
+`take` leaves out large CSV files, whose Parquet twins hold the same, stores PNGs in 256 colours, which makes them a
+quarter as large, and cuts the checkout's folder from paths in notebooks; the PDFs stay as they are. `check` ends with
+an error if a byte of a table differs.
 """
 
 from __future__ import annotations
@@ -46,9 +47,12 @@ def take(source: Path, target: Path) -> list[str]:
     for name in manifest["artifacts"]:
         if name.endswith(".png"):
             _with_palette(source / name, target / name)
-            manifest["artifacts"][name] = checksum(target / name)
+        elif name.endswith(".ipynb"):
+            text = (source / name).read_text(encoding="utf-8")
+            (target / name).write_text(text.replace(f"{home()}/", ""), encoding="utf-8")
         else:
             shutil.copyfile(source / name, target / name)
+        manifest["artifacts"][name] = checksum(target / name)
     write_json(target / "manifest.json", manifest)
     return large
 
