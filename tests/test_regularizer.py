@@ -313,6 +313,9 @@ def test_nothing_depends_on_a_value_or_leaves_the_masks_device(mode, previous):
     not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))), reason="torch.compile needs a C++ compiler: none found"
 )
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
+@pytest.mark.filterwarnings(
+    "ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"
+)  # torch 2.11's compiler
 def test_compiled_into_one_graph_it_equals_the_formula():
     module = HATMaskSparsityReg(0.75, "cross")
     compiled = torch.compile(module, fullgraph=True)

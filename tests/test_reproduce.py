@@ -13,6 +13,7 @@ import pytest
 from hatlab import batches, provenance
 from hatlab import reproduce as module
 from hatlab.config import ConfigError
+from hatlab.pace import format_seconds
 from hatlab.provenance import checksum
 from hatlab.reproduce import NotebookFailed, plan, reproduce
 from hatlab.verdicts import Verdict
@@ -176,10 +177,8 @@ def test_the_kernel_is_this_python_and_its_outcome_lies_in_the_figures_folder(ch
     # a copy that is passed on does not name folders or hosts of this machine
     assert str(tmp_path) not in (folder / "toy.ipynb").read_text() + (folder / "manifest.json").read_text()
     assert "host" not in manifest
-    assert (
-        f"second: done in {manifest['seconds']:.1f} s; in {Path('out {name}', 'toy', 'second')}"
-        in capsys.readouterr().err
-    )
+    told = f"second: done in {format_seconds(manifest['seconds'])}; in {Path('out {name}', 'toy', 'second')}"
+    assert told in capsys.readouterr().err
 
 
 def test_verdicts_are_printed_at_every_call_and_what_is_done_is_not_made_again(checkout, tmp_path, capsys):
