@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from hatlab.paths import home
 from hatlab.provenance import checksum
@@ -135,20 +137,38 @@ def test_an_outcome_that_was_altered_is_not_taken_over(outcome, tmp_path):
     assert not (tmp_path / "target").exists()
 
 
-def test_a_table_that_differs_in_one_byte_is_found(outcome, tmp_path):
-    other = tmp_path / "other"
-    other.mkdir()
-    for name in ("large.csv", "large.parquet", "small.csv"):
-        (other / name).write_bytes((outcome / name).read_bytes())
-    assert TOOL["differences"](outcome, other) == []
+def test_a_table_that_differs_in_one_byte_is_found(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    table = pd.DataFrame({"x": [0.1, np.nan], "name": ["a", None]})
+    for folder in (one, other):
+        folder.mkdir()
+        (folder / "small.csv").write_text("small.csv")
+        table.to_parquet(folder / "large.parquet")
+        table.to_parquet(folder / "gone.parquet")
+    assert TOOL["differences"](one, other) == []
     (other / "small.csv").write_text("small.csw")
-    (other / "large.parquet").unlink()
-    assert TOOL["differences"](outcome, other) == ["large.parquet", "small.csv"]
+    (other / "gone.parquet").unlink()
+    table.to_parquet(other / "large.parquet", row_group_size=1)
+    assert TOOL["differences"](one, other) == ["gone.parquet", "large.parquet", "small.csv"]
+
+
+def test_parquet_of_another_release_is_compared_by_its_values(tmp_path):
+    table = pd.DataFrame({"x": [0.1, np.nan], "name": ["a", None]})
+    changed = table.assign(x=[np.nextafter(0.1, 1), np.nan])
+    for folder, content, release in (("ours", table, None), ("theirs", table, "1.0"), ("changed", changed, "1.0")):
+        (tmp_path / folder).mkdir()
+        stored = pa.Table.from_pandas(content)
+        if release is not None:
+            about = json.loads(stored.schema.metadata[b"pandas"]) | {"pandas_version": release}
+            stored = stored.replace_schema_metadata({"pandas": json.dumps(about)})
+        parquet.write_table(stored, tmp_path / folder / "t.parquet")
+    assert TOOL["differences"](tmp_path / "ours", tmp_path / "theirs") == []
+    assert TOOL["differences"](tmp_path / "ours", tmp_path / "changed") == ["t.parquet"]
 
 
 @pytest.mark.parametrize("figure", ["weight_reuse"])
 def test_a_committed_notebook_makes_the_same_tables_again(figure, tmp_path):
-    """Byte for byte, on whatever CPU this is."""
+    """Byte for byte, on whatever CPU this is; with other releases of pandas or pyarrow, value for value."""
     from hatlab.reproduce import reproduce
 
     (folder,) = reproduce("quick", only=[figure], results=tmp_path)
