@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-from pandas.api.types import is_integer_dtype
+from pandas.api.types import is_bool_dtype, is_integer_dtype
 
 from hatlab.files import atomic, write_json
 from hatlab.ledger import NotebookRun, Status
@@ -133,7 +133,7 @@ def _free(name: str, prefix: str, taken: Collection[str], others: Collection[str
 
 
 def _exact(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with whole numbers that a float rounds as objects: beside floats or gaps in other runs' tables,
-    pandas would make floats of them."""
-    whole = [name for name in table if is_integer_dtype(table[name].dtype)]
-    return table.astype({name: object for name in whole if (table[name] > EXACT).any() or (table[name] < -EXACT).any()})
+    """Return the table with truth values, and whole numbers that a float rounds, as objects: beside floats or gaps in
+    other runs' tables, pandas would make floats of them."""
+    large = [n for n in table if is_integer_dtype(table[n].dtype) and not table[n].between(-EXACT, EXACT).all()]
+    return table.astype({name: object for name in table if name in large or is_bool_dtype(table[name].dtype)})

@@ -61,8 +61,8 @@ def take(source: Path, target: Path) -> list[str]:
 def differences(one: Path, other: Path) -> list[str]:
     """Return the names of the tables in `one` that are missing or not the same in `other`.
 
-    The same means byte by byte. A Parquet file names the releases of pandas and pyarrow that wrote it: where these are not
-    the same, the values have to be.
+    The same means byte by byte. A Parquet file names the releases of pandas and pyarrow that wrote it: where these
+    differ, the values have to be the same.
     """
     names = sorted(path.name for path in one.iterdir() if path.suffix in TABLES)
     return [name for name in names if not (other / name).exists() or not _same(one / name, other / name)]
