@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hatlab import __version__
+from hatlab._version import __version__
 
 __all__ = ["checksum", "environment", "git_state", "library_version", "versions"]
 
