@@ -10,14 +10,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from hatlab._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from hatlab.batches import batch
     from hatlab.config import ConfigError, RunConfig
     from hatlab.networks import HATCNN, HATMLP
     from hatlab.regularizer import HATMaskSparsityReg
     from hatlab.runs import Run, Tables, collect, run, sweep
-
-__version__ = "0.1.0"
 
 _HOME = {
     "batch": "batches",

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 import click
 import yaml
 
-from hatlab import __version__, batch_cli
+from hatlab import batch_cli
+from hatlab._version import __version__
 from hatlab.config import ConfigError, RunConfig
 from hatlab.options import axes_of, config_option, device_option, parameter_option, results_option
 from hatlab.streams import guard_standard_streams, tell_lost_output

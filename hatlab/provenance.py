@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from hatlab import __version__
+from hatlab._version import __version__
 
 __all__ = ["checksum", "environment", "git_state", "library_version", "now", "releases", "tree_checksum", "versions"]
 
