@@ -14,8 +14,8 @@ from benchmarks.images import Images
 from benchmarks.machine import describe, other_work, slug
 from benchmarks.report import Record
 from benchmarks.table import ROWS, NotMeasured, Row, Setting
-from hatlab.paths import home
-from hatlab.provenance import git_state
+from hatlab.support.paths import home
+from hatlab.support.provenance import git_state
 
 for part in ("single", "sweep", "batch", "gpu"):  # in the table's order
     importlib.import_module(f"benchmarks.rows_{part}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hatlab.datasets import DatasetError, load
+from hatlab.data.datasets import DatasetError, load
 
 __all__ = ["CIFAR", "Images"]
 

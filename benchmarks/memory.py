@@ -19,8 +19,8 @@ from pathlib import Path
 
 import hatlab
 from benchmarks.ours import sweep
-from hatlab.datasets import load
-from hatlab.runs import trainers
+from hatlab.data.datasets import load
+from hatlab.training.runs import trainers
 
 __all__ = ["activations"]
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 import torch
 
 import hatlab
-from hatlab.engine import Group
-from hatlab.grouping import fitting, parts
-from hatlab.progress import Progress
-from hatlab.runs import trainers
-from hatlab.torch_settings import torch_settings
-from hatlab.training import Trainer
+from hatlab.support.progress import Progress
+from hatlab.training.engine import Group
+from hatlab.training.grouping import fitting, parts
+from hatlab.training.runs import trainers
+from hatlab.training.torch_settings import torch_settings
+from hatlab.training.trainer import Trainer
 
 __all__ = ["Epochs", "set_up", "sweep", "train"]
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import hatlab
 from benchmarks.ours import Epochs
 from benchmarks.timing import threads
-from hatlab.paths import home
+from hatlab.support.paths import home
 
 __all__ = ["Processes"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from benchmarks.table import Measured, NotMeasured, Setting, row
 from benchmarks.timing import Ratio, ratio, stopwatch
-from hatlab.batch_view import Display
-from hatlab.batches import batch
+from hatlab.batches.batches import batch
+from hatlab.batches.view import Display
 
 try:  # a GPU machine can do without Jupyter
     import nbformat

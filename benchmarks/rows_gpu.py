@@ -7,7 +7,7 @@ import torch
 from benchmarks.ours import Epochs, train
 from benchmarks.table import Measured, NotMeasured, Setting, row
 from benchmarks.timing import ratio, stopwatch
-from hatlab.runs import trainers
+from hatlab.training.runs import trainers
 
 
 def _need_gpu() -> None:

@@ -12,7 +12,7 @@ from benchmarks.machine import cores
 from benchmarks.ours import Epochs, set_up
 from benchmarks.table import Measured, NotMeasured, Setting, row
 from benchmarks.timing import Ratio, ratio, stopwatch, threads
-from hatlab.lanes import in_lanes
+from hatlab.training.grouping import in_lanes
 
 
 def _step_against_bare(setting: Setting, threads_: int) -> Measured:

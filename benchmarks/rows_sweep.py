@@ -15,8 +15,8 @@ from benchmarks.ours import Epochs, sweep
 from benchmarks.processes import Processes
 from benchmarks.table import Measured, NotMeasured, Setting, row
 from benchmarks.timing import Ratio, curve, median_interval, ratio, rise_of, stopwatch, threads
-from hatlab.lanes import in_lanes
-from hatlab.paths import home
+from hatlab.support.paths import home
+from hatlab.training.grouping import in_lanes
 
 
 def _seeds(config: hatlab.RunConfig, count: int) -> list[hatlab.RunConfig]:

@@ -9,8 +9,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import hatlab
-from hatlab.engine import Group
-from hatlab.runs import trainers
+from hatlab.training.engine import Group
+from hatlab.training.runs import trainers
 
 torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
 config = hatlab.RunConfig(dataset="mnist", task_order="fixed", validation=0.9, n_tasks=2)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from docs.build import build
-from hatlab.paths import results_root
+from hatlab.support.paths import results_root
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ import pandas as pd
 from docs.committed import ROOT, CommittedFigure, titles
 from docs.links import Links
 from docs.notebooks import in_capitals, pictures_in_words
-from hatlab import verdicts
+from hatlab.analysis import verdicts
 
 __all__ = ["contents", "gallery", "verdict_tables", "walkthrough"]
 

@@ -67,6 +67,8 @@ class Links:
 
     def resolve(self, path: Path, profile: str = "", *, shown: bool = False) -> str:
         """Return what to link for a file or folder of the repository; `shown`: as a picture on the page."""
+        if not path.exists() and path.parent == ROOT / "hatlab":  # in a notebook executed before modules moved
+            path = next(iter(sorted((ROOT / "hatlab").rglob(path.name))), path)
         if not path.exists() or not path.is_relative_to(ROOT):
             raise FileNotFoundError(f"a page of the site links {path}, which is not a file of the repository")
         place = path.relative_to(ROOT).as_posix()
@@ -81,8 +83,9 @@ class Links:
         if path.is_dir():
             self.listings.add(path)
             return f"/{self.page_of_listing(path)}.md"
-        if path.parent == ROOT / "hatlab" and any(path.stem in modules for modules in MODULES.values()):
-            return f"/api/hatlab.{path.stem}.rst"
+        module = place.removeprefix("hatlab/").removesuffix(".py").replace("/", ".")
+        if any(module in modules for modules in MODULES.values()):
+            return f"/api/hatlab.{module}.rst"
         return self.copy(path) if shown else f"path:{self.copy(path)}"
 
     def copy(self, path: Path) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 from docs.committed import ROOT, CommittedFigure
 from docs.links import Links
-from hatlab import figures
+from hatlab import experiments
 
 __all__ = ["alternative_texts", "in_capitals", "page", "pictures_in_words", "saved_files"]
 
@@ -88,19 +91,28 @@ def _saved(figure: CommittedFigure) -> dict[str, str]:
 
 
 def _drawn_in(source: str) -> dict[str, str]:
-    """Return variable -> function, from `variable = figures.function(...)`."""
+    """Return variable -> function, from `variable = figures.function(...)` or `variable = function(...)`."""
     found: dict[str, str] = {}
     for node in _nodes(source):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.Call):
             called = node.value.func
-            if isinstance(called, ast.Attribute) and getattr(called.value, "id", "") == "figures":
-                found[node.targets[0].id] = called.attr
+            name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+            if name in _drawing_functions():
+                found[node.targets[0].id] = name
     return found
+
+
+@cache
+def _drawing_functions() -> dict[str, Callable[..., Any]]:
+    """Name -> function, of all experiments' figures."""
+    names = [m.name for m in pkgutil.walk_packages(experiments.__path__, f"{experiments.__name__}.")]
+    modules = [import_module(name) for name in names if name.endswith("figures")]
+    return {name: getattr(module, name) for module in modules for name in module.__all__}
 
 
 def _in_words(file: str, function: str) -> str:
     """What a figure shows is said once, by the first line of its function: "Draw what is left of the network"."""
-    line = (inspect.getdoc(getattr(figures, function)) or "").partition("\n")[0]
+    line = (inspect.getdoc(_drawing_functions()[function]) or "").partition("\n")[0]
     return f"{in_capitals(file)}: {re.sub('^Draw,? ', '', line)}"
 
 

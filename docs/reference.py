@@ -1,4 +1,4 @@
-"""The pages of the reference: one a module, in the order in which modules know each other."""
+"""The pages of the reference: one a module, package by package, in the order in which they know each other."""
 
 from __future__ import annotations
 
@@ -8,16 +8,59 @@ from importlib import import_module
 __all__ = ["MODULES", "contents", "page"]
 
 MODULES = {
-    "From a config to a run": (
-        "config", "datasets", "tasks", "attention", "regularizer", "networks", "protection", "training", "records",
-        "runs",
+    "The config": ("config",),
+    "The method": (
+        "method.gate",
+        "method.regularizer",
+        "method.protection",
+        "method.networks",
+        "method.capacity",
     ),
-    "From runs to figures": (
-        "capacity", "masks", "metrics", "comparisons", "summary", "task_capacity", "ablation", "findings", "forgetting",
-        "reuse", "compression", "shrinking", "precision", "verdicts", "figures", "artifacts",
+    "Data and tasks": (
+        "data.datasets",
+        "data.tasks",
     ),
-    "Many notebooks": ("grids", "batches", "reproduce"),
-}  # fmt: skip
+    "Training": (
+        "training.trainer",
+        "training.runs",
+        "training.records",
+    ),
+    "Analysis": (
+        "analysis.metrics",
+        "analysis.comparisons",
+        "analysis.verdicts",
+        "analysis.masks",
+        "analysis.summary",
+    ),
+    "Experiments": (
+        "experiments.capacity_usage.tables",
+        "experiments.capacity_usage.claims",
+        "experiments.capacity_usage.figures",
+        "experiments.cross_ablation.tables",
+        "experiments.cross_ablation.claims",
+        "experiments.cross_ablation.figures",
+        "experiments.forgetting.tables",
+        "experiments.forgetting.claims",
+        "experiments.forgetting.figures",
+        "experiments.weight_reuse.tables",
+        "experiments.weight_reuse.claims",
+        "experiments.weight_reuse.figures",
+        "experiments.compression.tables",
+        "experiments.compression.claims",
+        "experiments.compression.figures",
+        "experiments.compression.pruning",
+        "experiments.precision.tables",
+        "experiments.precision.claims",
+        "experiments.precision.figures",
+        "experiments.walkthrough.figures",
+    ),
+    "Many notebooks": (
+        "batches.grids",
+        "batches.batches",
+        "batches.reproduce",
+    ),
+    "Support": ("support.artifacts",),
+}
 
 
 def page(module: str) -> str:

@@ -23,8 +23,8 @@ from traitlets.config import Config
 
 from docs.committed import ROOT, CommittedFigure, committed_figures
 from docs.notebooks import alternative_texts, saved_files
-from hatlab.files import atomic
-from hatlab.paths import results_root
+from hatlab.support.files import atomic
+from hatlab.support.paths import results_root
 
 __all__ = ["write"]
 

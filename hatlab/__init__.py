@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING, Any
 from hatlab._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from hatlab.batches import batch
+    from hatlab.batches.batches import batch
     from hatlab.config import ConfigError, RunConfig
-    from hatlab.networks import HATCNN, HATMLP
-    from hatlab.regularizer import HATMaskSparsityReg
-    from hatlab.runs import Run, Tables, collect, run, sweep
+    from hatlab.method.networks import HATCNN, HATMLP
+    from hatlab.method.regularizer import HATMaskSparsityReg
+    from hatlab.training.runs import Run, Tables, collect, run, sweep
 
 _HOME = {
-    "batch": "batches",
+    "batch": "batches.batches",
     "ConfigError": "config",
     "RunConfig": "config",
-    "HATCNN": "networks",
-    "HATMLP": "networks",
-    "HATMaskSparsityReg": "regularizer",
-    "Run": "runs",
-    "Tables": "runs",
-    "collect": "runs",
-    "run": "runs",
-    "sweep": "runs",
+    "HATCNN": "method.networks",
+    "HATMLP": "method.networks",
+    "HATMaskSparsityReg": "method.regularizer",
+    "Run": "training.runs",
+    "Tables": "training.runs",
+    "collect": "training.runs",
+    "run": "training.runs",
+    "sweep": "training.runs",
 }
 
 __all__ = [

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from hatlab.config import RunConfig
-from hatlab.datasets import Dataset
-from hatlab.engine import Group
-from hatlab.loading import Images
-from hatlab.progress import Progress
-from hatlab.tasks import make_sequence
-from hatlab.torch_settings import torch_settings
-from hatlab.training import Trainer
+from hatlab.data.datasets import Dataset
+from hatlab.data.loading import Images
+from hatlab.data.tasks import make_sequence
+from hatlab.support.progress import Progress
+from hatlab.training.engine import Group
+from hatlab.training.torch_settings import torch_settings
+from hatlab.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 WIDTHS = range(2, 140)

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hatlab import paths
-from hatlab.provenance import checksum
-from hatlab.public_sets import PUBLIC_SETS, PublicSet
+from hatlab.data.public_sets import PUBLIC_SETS, PublicSet
+from hatlab.support import paths
+from hatlab.support.provenance import checksum
 
 # The networks here are tiny: a second thread saves nothing, and on a busy machine waits for its turn at every step.
 # Read when torch is first imported; kernels and child processes inherit it.

@@ -29,9 +29,9 @@ import nbformat
 import pandas as pd
 import psutil
 
-from hatlab.files import write_json
-from hatlab.paths import RUN
-from hatlab.provenance import checksum, environment, git_state
+from hatlab.support.files import write_json
+from hatlab.support.paths import RUN
+from hatlab.support.provenance import checksum, environment, git_state
 
 ROOT = Path(__file__).resolve().parent.parent
 N_RUNS = 6
@@ -40,7 +40,7 @@ CALLS = 3  # reruns after the fault, at most
 READ_ONLY_SECONDS = 3.0
 FULL_SECONDS = (3.0, 15.0)  # less and more than a runner's patience
 DISK = 60_000_000  # bytes of the disk that is filled
-HATLAB = [sys.executable, "-m", "hatlab.cli"]
+HATLAB = [sys.executable, "-m", "hatlab"]
 
 PARAMETERS = """\
 i: int = 0  # the run
@@ -53,7 +53,7 @@ SMALL = """\
 import time
 import numpy as np
 import pandas as pd
-from hatlab import artifacts
+from hatlab.support import artifacts
 numbers = np.random.default_rng(i).normal(size=1000)
 time.sleep(0.5)
 table = pd.DataFrame({"step": range(1000), "value": numbers.cumsum()})
@@ -72,7 +72,8 @@ HELPER, CHANGED = "factor = 1\n", "factor = 2\n"
 
 # the same with real training
 TRAINING = """\
-from hatlab import RunConfig, artifacts, collect, run
+from hatlab import RunConfig, collect, run
+from hatlab.support import artifacts
 config = RunConfig(seed=i, widths=(20, 20), batch_size=32, max_epochs=4)
 trained = run(config, results=results)
 artifacts.save(

@@ -9,10 +9,10 @@ from typing import Any
 import nbformat
 import pandas as pd
 
-from hatlab.files import write_json, write_table
-from hatlab.ledger import NotebookRun, Status
-from hatlab.plans import Batch
-from hatlab.provenance import checksum
+from hatlab.batches.ledger import NotebookRun, Status
+from hatlab.batches.plans import Batch
+from hatlab.support.files import write_json, write_table
+from hatlab.support.provenance import checksum
 
 PLACE = """
 results: str = ""  # where the outcome goes: results/profile/figure
@@ -22,7 +22,7 @@ figure: str = "toy"  # see results"""
 # a table, in a second
 TABLE = """\
 import pandas as pd
-from hatlab import artifacts
+from hatlab.support import artifacts
 table = pd.DataFrame({"step": [0, 1, 2], "value": [i, 2 * i, 3 * i]})
 artifacts.save(figure, runs=[], tables={"walk": table}, profile=profile, results=results)"""
 

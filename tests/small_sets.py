@@ -12,8 +12,8 @@ from conftest import cifar_files, png, tar_of, write_idx
 from PIL import Image
 from scipy.io import savemat
 
-from hatlab.provenance import checksum
-from hatlab.public_sets import PUBLIC_SETS, PublicSet
+from hatlab.data.public_sets import PUBLIC_SETS, PublicSet
+from hatlab.support.provenance import checksum
 
 LETTERS = "ABCDEFGHIJ"
 # The orders that the authors' code gives for its eight data sets, by seed

@@ -16,7 +16,7 @@ from benchmarks import clarena, images, machine, memory, peers, report, timing
 from benchmarks.ours import Epochs, set_up, sweep
 from benchmarks.table import ROWS, Measured, NotMeasured, Row, Setting
 from benchmarks.timing import Ratio
-from hatlab.networks import HATCNN, HATMLP
+from hatlab.method.networks import HATCNN, HATMLP
 
 
 def costs(*values: float) -> Callable[[], float]:

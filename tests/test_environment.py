@@ -165,7 +165,11 @@ def undeclared(modules: set[str], declared: list[str]) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "hatlab").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    sorted((ROOT / "hatlab").rglob("*.py")),
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
 def test_library_imports_what_it_declares_and_no_jupyter(path: Path) -> None:
     """Jupyter's parts may be imported where they are used, never by importing a module."""
     declared = PROJECT["dependencies"]

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from hatlab.config import RunConfig
-from hatlab.paths import home
-from hatlab.runs import Tables
+from hatlab.support.paths import home
+from hatlab.training.runs import Tables
 
 spec = importlib.util.spec_from_file_location("gpu", home() / "tools" / "gpu.py")
 gpu = importlib.util.module_from_spec(spec)

@@ -9,12 +9,12 @@ import pytest
 import yaml
 from notebooks_for_tests import write
 
-from hatlab import batches
-from hatlab.kernels import Execution
-from hatlab.notebook import Notebook
-from hatlab.paths import home
-from hatlab.provenance import checksum, library_version
-from hatlab.reproduce import plan, reproduce
+from hatlab.batches import batches
+from hatlab.batches.kernels import Execution
+from hatlab.batches.notebook import Notebook
+from hatlab.batches.reproduce import plan, reproduce
+from hatlab.support.paths import home
+from hatlab.support.provenance import checksum, library_version
 
 NOTEBOOKS = sorted((home() / "notebooks").glob("*.ipynb"))
 PROFILES = yaml.safe_load((home() / "notebooks" / "figures.yaml").read_text(encoding="utf-8"))

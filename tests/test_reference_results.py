@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from hatlab.paths import home
-from hatlab.provenance import checksum
+from hatlab.support.paths import home
+from hatlab.support.provenance import checksum
 
 REFERENCE = home() / "results" / "reference"
 TOOL = runpy.run_path(str(home() / "tools" / "reference.py"), run_name="reference")
@@ -99,8 +99,8 @@ def test_an_outcome_is_taken_over_without_large_csv_files(outcome, tmp_path):
 
 
 def test_a_picture_is_kept_in_256_colours_and_still_says_what_it_shows(outcome, tmp_path):
-    from hatlab import figures
-    from hatlab.artifacts import MANIFEST
+    from hatlab.experiments.walkthrough import figures
+    from hatlab.support.artifacts import MANIFEST
 
     large = outcome / "curves.png"
     gradients = figures.cumulative_gradients(points=61, steps=20)
@@ -169,7 +169,7 @@ def test_parquet_of_another_release_is_compared_by_its_values(tmp_path):
 @pytest.mark.parametrize("figure", ["weight_reuse"])
 def test_a_committed_notebook_makes_the_same_tables_again(figure, tmp_path):
     """Byte for byte, on whatever CPU this is; with other releases of pandas or pyarrow, value for value."""
-    from hatlab.reproduce import reproduce
+    from hatlab.batches.reproduce import reproduce
 
     (folder,) = reproduce("quick", only=[figure], results=tmp_path)
     tables = [path.name for path in Path(REFERENCE, "quick", figure).iterdir() if path.suffix in TOOL["TABLES"]]

@@ -18,7 +18,7 @@ import hatlab
 from docs.build import build
 from docs.docstrings import as_rst
 from docs.links import Links
-from hatlab.paths import home
+from hatlab.support.paths import home
 
 NOTEBOOKS = sorted((home() / "results" / "reference").glob("*/*/*.ipynb"))
 
@@ -107,7 +107,7 @@ def test_landing_page_has_all_verdicts(site: Path) -> None:
 
 def test_reference_has_every_public_name(site: Path) -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in (site / "api").glob("*.html"))
-    assert not [name for name in hatlab.__all__ if not re.search(rf'id="hatlab\.\w+\.{name}"', text)]
+    assert not [name for name in hatlab.__all__ if not re.search(rf'id="hatlab\.[\w.]+\.{name}"', text)]
     config = page(site / "api" / "hatlab.config.html").get_text()
     assert not [name for name in hatlab.RunConfig.model_fields if name not in config]
 

@@ -17,8 +17,8 @@ import nbformat
 from nbconvert.preprocessors import TagRemovePreprocessor
 from nbformat import NotebookNode
 
-from hatlab.files import atomic
-from hatlab.paths import home, results_root
+from hatlab.support.files import atomic
+from hatlab.support.paths import home, results_root
 
 VERSIONS: Final = {"student": {"solution", "teacher"}, "solutions": {"exercise", "teacher"}}  # version -> tags left out
 INSTALL: Final = """\

@@ -35,18 +35,18 @@ from unittest import mock
 import torch
 
 import hatlab
-from hatlab import summary
+from hatlab.analysis import summary
+from hatlab.batches.notebook import Notebook
 from hatlab.config import ConfigError, RunConfig
-from hatlab.datasets import DatasetError
-from hatlab.files import atomic, write_json
-from hatlab.notebook import Notebook
-from hatlab.paths import home, results_root
-from hatlab.progress import ConsoleProgress
-from hatlab.provenance import environment
-from hatlab.records import Record
-from hatlab.runs import Run, Tables, sweep
-from hatlab.training import TrainingDiverged
-from hatlab.values import read_yaml
+from hatlab.data.datasets import DatasetError
+from hatlab.support.files import atomic, write_json
+from hatlab.support.paths import home, results_root
+from hatlab.support.progress import ConsoleProgress
+from hatlab.support.provenance import environment
+from hatlab.support.values import read_yaml
+from hatlab.training.records import Record
+from hatlab.training.runs import Run, Tables, sweep
+from hatlab.training.trainer import TrainingDiverged
 
 # Shares of the time at whose end tests and benchmarks have to be through.
 TESTS, BENCHMARKS = 0.3, 0.6

@@ -24,11 +24,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pyarrow import parquet
 
-from hatlab import verdicts
-from hatlab.files import atomic, write_json
-from hatlab.paths import home, results_root
-from hatlab.provenance import checksum
-from hatlab.reproduce import reproduce
+from hatlab.analysis import verdicts
+from hatlab.batches.reproduce import reproduce
+from hatlab.support.files import atomic, write_json
+from hatlab.support.paths import home, results_root
+from hatlab.support.provenance import checksum
 
 MOST_BYTES = 80_000  # of a CSV
 TABLES = (".csv", ".parquet")

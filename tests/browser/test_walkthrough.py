@@ -18,7 +18,7 @@ import nbformat
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from hatlab.paths import home
+from hatlab.support.paths import home
 
 SMALL = "seeds = [0]; cs = [0, 0.75, 2.5]; widths = [60, 60]; max_epochs = 8"
 ERRORS = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']"  # tracebacks, and warnings

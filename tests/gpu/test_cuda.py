@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from hatlab import engine
 from hatlab.config import RunConfig
-from hatlab.engine import Group
-from hatlab.loading import Images
-from hatlab.noise import Noise, stream
-from hatlab.progress import Progress
-from hatlab.runs import run, sweep
-from hatlab.tasks import make_sequence
-from hatlab.torch_settings import float32, torch_settings
-from hatlab.training import Trainer, evaluate
+from hatlab.data.loading import Images
+from hatlab.data.tasks import make_sequence
+from hatlab.support.progress import Progress
+from hatlab.training import engine
+from hatlab.training.engine import Group
+from hatlab.training.noise import Noise, stream
+from hatlab.training.runs import run, sweep
+from hatlab.training.torch_settings import float32, torch_settings
+from hatlab.training.trainer import Trainer, evaluate
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import hatlab
-from hatlab import summary
-from hatlab.records import write_table
+from hatlab.analysis import summary
+from hatlab.training.records import write_table
 
 HERE = Path(__file__).parent
 SEEDS = (0, 1, 2)

@@ -1,0 +1,1 @@
+"""What experiments share: metrics, statistics, verdicts, the paper's numbers, masks of finished runs."""

@@ -1,0 +1,96 @@
+"""What a finished run has learnt, read from its checkpoint: the mask of every task, and the network.
+
+A task's embedding is not touched by the tasks after it, so one checkpoint, made after the last task, has the masks
+of all of them as they were when each was done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hatlab.data.tasks import TaskSequence, make_sequence
+from hatlab.method.gate import gate
+from hatlab.method.networks import HATNetwork
+from hatlab.method.protection import Link, links
+from hatlab.support.provenance import checksum
+from hatlab.training.records import Record, RecordError
+from hatlab.training.runs import Run
+from hatlab.training.trainer import build_network
+
+__all__ = ["load_network", "task_masks"]
+
+
+def task_masks(run: Run) -> tuple[list[Link], list[dict[str, np.ndarray]]]:
+    """Return how the trunk's layers are joined, and the masks a = sigmoid(s_max e) of the tasks in training order.
+
+    No images are loaded. Each mask is layer name -> (units,) float32 in [0, 1], worked out in the precision of e.
+
+    Raises:
+        RecordError: the checkpoint is missing or altered.
+        ValueError: the run has no masks, because its method is not HAT.
+    """
+    if run.config.method != "hat":
+        raise ValueError(f"run {run.run_id} was trained with method = '{run.config.method}', which has no masks")
+    state = _network_state(run)
+    chain = links(_layers(state))
+    sizes = [link.units for link in chain]
+    masks = []
+    for e in state["gates"]:
+        parts = torch.split(gate(e, run.config.s_max).to(torch.float32), sizes)
+        masks.append({link.name: part.numpy() for link, part in zip(chain, parts, strict=True)})
+    return chain, masks
+
+
+def load_network(run: Run, sequence: TaskSequence | None = None) -> HATNetwork:
+    """Return the network as the run left it, on the CPU and in evaluation mode.
+
+    Args:
+        run: finished, with its checkpoint.
+        sequence: its tasks, if they are at hand; None: they are made, which loads the images.
+
+    Raises:
+        RecordError: the checkpoint is missing or altered.
+        DatasetError: the images cannot be loaded.
+    """
+    state = _network_state(run)
+    network = build_network(run.config, sequence if sequence is not None else make_sequence(run.config))
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def _network_state(run: Run) -> dict[str, Tensor]:
+    record = Record(run.config, run.folder.parent.parent)
+    if not record.checkpoint.exists():
+        raise RecordError(
+            f"run {run.run_id} has no trained network any more: {record.checkpoint} does not exist (reference results "
+            "are committed without theirs). To train it again, give another results folder, or move the run's away"
+        )
+    wanted = run.manifest["files"][record.checkpoint.name]
+    if checksum(record.checkpoint) != wanted:
+        raise RecordError(
+            f"{record.checkpoint} was altered (the manifest says {wanted}): move the run's folder away to run again"
+        )
+    saved = record.load_checkpoint()
+    assert saved is not None
+    network: dict[str, Tensor] = saved["network"]
+    return network
+
+
+def _layers(state: Mapping[str, Tensor]) -> dict[str, nn.Module]:
+    """The trunk's layers without values, as `links` reads them: all that it asks for are their shapes."""
+    layers: dict[str, nn.Module] = {}
+    for name, weight in state.items():
+        if name.startswith("trunk.") and name.endswith(".weight"):
+            layer = name.removeprefix("trunk.").removesuffix(".weight")
+            units, columns, *kernel = weight.shape
+            bias = f"trunk.{layer}.bias" in state
+            layers[layer] = (
+                nn.Conv2d(columns, units, tuple(kernel), bias=bias, device="meta")  # type: ignore[arg-type]
+                if kernel
+                else nn.Linear(columns, units, bias=bias, device="meta")
+            )
+    return layers

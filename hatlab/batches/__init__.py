@@ -1,0 +1,1 @@
+"""Notebooks as functions of their parameters, run by the hundred."""

@@ -1,0 +1,217 @@
+"""Batches: the runs of a plan, handed to workers and followed to their ends.
+
+Where each stands is on the disk (`ledger`), so a batch that was stopped, by whatever, is gone on with by the same call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from hatlab.batches.cluster import Scheduler, Threads, Workers, cores
+from hatlab.batches.ledger import Entry, NotebookRun, State, Status
+from hatlab.batches.limits import Limits
+from hatlab.batches.notebook import Notebook
+from hatlab.batches.plans import Batch, Planned, find, names, plan
+from hatlab.batches.runner import Assignment
+from hatlab.batches.view import Display
+from hatlab.support.provenance import now
+
+__all__ = ["Batch", "Planned", "batch", "carry_out", "default_workers", "find", "names", "plan"]
+
+STOP_SECONDS: Final = 20.0  # for kernels that were asked to end
+
+Ended = Callable[[NotebookRun, Status], None]
+
+
+def batch(
+    notebook: Path | str,
+    grid: Any = None,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    over: Mapping[str, Sequence[Any]] | None = None,
+    name: str | None = None,
+    results: Path | str | None = None,
+    inputs: Sequence[Path | str] = (),
+    workers: int | None = None,
+    scheduler: str | None = None,
+    resources: Mapping[str, float] | None = None,
+    retries: int = 0,
+    timeout: float | None = None,
+    memory: int | str | None = None,
+    display: Display | None = None,
+) -> Batch:
+    """Run a notebook with each set of parameters of a grid; what is done is kept, all else is made.
+
+    Each run has a kernel and a folder of its own, `<results>/notebooks/<run id>`. A run that fails does not stop the
+    others: look at `Batch.statuses` of what is returned.
+
+    Args:
+        notebook: a notebook whose cell tagged `parameters` has lines `name: type = value`.
+        grid: path of a YAML file, or what it would hold (see `hatlab.batches.grids`); None: `parameters` and `over`
+            alone.
+        parameters: name -> value, the same in all runs.
+        over: name -> values, all combinations, the last one varying fastest.
+        name: of the batch; None: made from the notebook's name and the parameters.
+        results: results folder; None: as `hatlab.run`.
+        inputs: files and folders on which the runs depend, beside the local modules that the notebook imports: when one
+            has changed, all runs are made again.
+        workers: runs at a time on this machine; None: one for each core, one if the runs are on a GPU.
+        scheduler: address of a Dask scheduler whose workers see this folder and have this hatlab; None: this machine.
+        resources: what each run takes of a worker that was started with --resources, such as {"GPU": 1}.
+        retries: how many times a run is tried again of which a cell failed or the kernel died.
+        timeout: seconds that a run may take.
+        memory: bytes that a run may hold, or text such as "4GB"; None: a fair share of the machine's, or worker's.
+        display: what shows the progress; None: bars on a terminal, a few lines elsewhere.
+
+    Raises:
+        ConfigError, DatasetError: before anything is started; all that is wrong at once.
+        ClusterError: no scheduler answers, or it is lost; runs that workers have begun end there.
+        KeyboardInterrupt: after the kernels have ended; what is not done is queued for the next call.
+    """
+    source, here = Notebook.read(notebook), scheduler is None
+    Limits(workers, scheduler, resources, retries, timeout, memory)  # says what is wrong with them before it plans
+    planned = plan(source, grid, parameters=parameters, over=over, name=name, results=results, inputs=inputs, here=here)
+    carry_out(
+        planned, [source], workers=workers, scheduler=scheduler, resources=resources, retries=retries, timeout=timeout,
+        memory=memory, display=display,
+    )  # fmt: skip
+    return planned
+
+
+def carry_out(
+    planned: Batch,
+    notebooks: Sequence[Notebook],
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    resources: Mapping[str, float] | None = None,
+    retries: int = 0,
+    timeout: float | None = None,
+    memory: int | str | None = None,
+    display: Display | None = None,
+    ended: Ended | None = None,
+    environments: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
+    """Make the runs of a plan that are not done. What is not described here is as for `batch`.
+
+    Args:
+        planned: the plan, which is written to its folder.
+        notebooks: the notebooks of its runs, as they were when it was made.
+        ended: told of each run that has ended and how: first of those that were done before, then of each when it ends.
+        environments: run id -> variables of its kernel, over those that all have.
+
+    Raises:
+        ConfigError, ClusterError, KeyboardInterrupt: as `batch`.
+    """
+    limits, sources = Limits(workers, scheduler, resources, retries, timeout, memory), planned.save(notebooks)
+    looked = planned.look()
+    todo = [item.run for item in looked if not item.done]
+    with display or Display() as shown:
+        for warning in planned.warnings:
+            shown.note(f"warning: {warning}")
+        shown.start(planned, looked)
+        for item in looked:
+            if item.done and ended is not None:
+                ended(item.run, item.status)
+        if not todo:
+            return
+        for run in todo:
+            _queue(planned.entry(run), run)
+        threads = min(workers or default_workers(todo), len(todo))
+        with Scheduler(scheduler, resources) if scheduler else Threads(threads) as cluster:
+            shown.note(cluster.describe())
+            call, environment = secrets.token_hex(4), {**cluster.environment, **_environment(planned)}
+            limit = limits.bytes or cluster.memory
+            pending = {}
+            for run in todo:
+                own = {**({} if scheduler else shown.environment(run)), **(environments or {}).get(run.run_id, {})}
+                job = Assignment(
+                    run, sources[run.source], planned.results, Path.cwd(), call, {**environment, **own}, retries,
+                    timeout, limit,
+                )  # fmt: skip
+                pending[cluster.submit(job)] = run
+
+            def tell(run: NotebookRun, status: Status) -> None:
+                shown.ended(run, status)
+                if ended is not None:
+                    ended(run, status)
+
+            _watch(planned, pending, call, cluster, shown, tell)
+
+
+def _environment(planned: Batch) -> dict[str, str]:
+    """Return the variables that kernels get over those of their workers."""
+    environment = {"HATLAB_RESULTS": str(planned.results)}
+    if "HATLAB_DATA" in os.environ:
+        environment["HATLAB_DATA"] = str(Path(os.environ["HATLAB_DATA"]).expanduser().absolute())
+    return environment
+
+
+def _watch(
+    planned: Batch, pending: dict[Any, NotebookRun], call: str, cluster: Workers, shown: Display, ended: Ended
+) -> None:
+    """Follow the runs to their ends; at Ctrl-C have their kernels ended first."""
+    try:
+        _follow(planned, pending, cluster, shown, ended)
+    except KeyboardInterrupt:
+        shown.note("stopping: kernels are interrupted (Ctrl-C again: killed)")
+        try:
+            cluster.stop(call)
+            _follow(planned, pending, cluster, shown, ended, STOP_SECONDS)
+        except KeyboardInterrupt:
+            cluster.stop(call, now=True)
+            _follow(planned, pending, cluster, shown, ended, STOP_SECONDS)
+        raise
+
+
+def _follow(
+    planned: Batch,
+    pending: dict[Any, NotebookRun],
+    cluster: Workers,
+    shown: Display,
+    ended: Ended,
+    seconds: float | None = None,
+) -> None:
+    """Take what ends out of `pending` until nothing is left, or for so many seconds."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while pending and (deadline is None or time.monotonic() < deadline):
+        for future in [future for future in pending if future.done()]:
+            run = pending.pop(future)
+            outcome = cluster.outcome(future)
+            ended(run, outcome if isinstance(outcome, Status) else _settle(planned.entry(run), *outcome))
+        shown.tick()
+        time.sleep(0.1)
+
+
+def _queue(entry: Entry, run: NotebookRun) -> None:
+    """Write that a run waits, unless somebody is at it."""
+    with entry.lock(wait=0.1) as held:
+        if held and (before := entry.status()).state != "done":
+            entry.describe(run)
+            entry.write(Status("queued", before.attempt, before.reason if before.state == "queued" else ""))
+
+
+def _settle(entry: Entry, state: State, reason: str) -> Status:
+    """Write how a run ended whose worker could not, and return that."""
+    before = entry.status()
+    status = Status(state, before.attempt, reason, ended=now(), heartbeat=now())
+    with contextlib.suppress(OSError), entry.lock(wait=0) as held:  # the disk may be why; then the next call sees to it
+        if held and before.state != "done":
+            entry.write(status)
+    return status
+
+
+def default_workers(runs: Sequence[NotebookRun]) -> int:
+    """Return one worker for each core, but one in all if runs may be on a GPU, which they would share."""
+    if any(run.values.get("device", "auto") != "cpu" for run in runs):
+        import torch
+
+        if torch.cuda.is_available():
+            return 1
+    return cores()

@@ -1,0 +1,143 @@
+"""What all data sets with a name and files of their own have in common: found, hashed, compared, decoded."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from hatlab.data.formats import DatasetError, Images
+from hatlab.data.image_folders import folder_checksum
+from hatlab.support import paths
+from hatlab.support.provenance import checksum
+
+__all__ = ["FileCheck", "NamedSet", "SetStatus"]
+
+
+@dataclass(frozen=True)
+class SetStatus:
+    """Whether a named set could be loaded now, judged by the presence and size of its files.
+
+    Attributes:
+        state: "ready"; "missing" (some file is nowhere); "damaged" (a file has the wrong size).
+        where: the folders of its files, or the folder that they would be put in.
+        size: bytes of its files; of those to be downloaded where the set is missing.
+    """
+
+    name: str
+    title: str
+    state: Literal["ready", "missing", "damaged"]
+    where: str
+    size: int
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """What `verify` found: `found` and `expected` are checksums; `expected` is "" where none is known."""
+
+    file: str
+    ok: bool
+    found: str
+    expected: str
+    problem: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedSet(ABC):
+    """A set of images that is asked for by name.
+
+    Attributes:
+        title: what results call it.
+        folder: where its files stand below a data root; what its files are called is relative to it.
+        files: size in bytes of each file, where it is known.
+        mean, std: per channel, of pixels scaled to [0, 1]; None: those of the training images.
+    """
+
+    name: str
+    title: str
+    folder: str = ""
+    files: Mapping[str, int] = field(default_factory=dict)
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+    @abstractmethod
+    def find(self) -> dict[str, Path | None]:
+        """Return where each file (or folder) is: in the first data root that has it, or None."""
+
+    @abstractmethod
+    def fetch(self, *, download: bool = True) -> dict[str, Path]:
+        """Return where each file is, after downloading those that are nowhere, if that is possible and wanted.
+
+        Raises:
+            DatasetError: with where each file was looked for, where to get it and where to put it.
+        """
+
+    @abstractmethod
+    def expected(self) -> dict[str, str]:
+        """Return the known checksums, of files in any form in which the set may be there."""
+
+    @abstractmethod
+    def _read(self, files: Mapping[str, Path]) -> Images:
+        """Return the images of `files`."""
+
+    def titled(self, files: Mapping[str, Path], images: Images) -> str:
+        """Return what results call the set in the form in which it is there."""
+        return self.title
+
+    def checksums(self, files: Mapping[str, Path]) -> dict[str, str]:
+        """Return the md5 of each file, and the sha256 of the images in each folder."""
+        return {name: _checksum(path) for name, path in files.items()}
+
+    def decode(self, files: Mapping[str, Path], checksums: Mapping[str, str]) -> Images:
+        """Return the images, once `checksums` of `files` are seen to be those expected.
+
+        Raises:
+            DatasetError: naming the file, the checksum expected and the one found. The file is left in place.
+        """
+        expected = self.expected()
+        for name, found in checksums.items():
+            if found != expected.get(name, found):
+                raise DatasetError(
+                    f"{files[name]} is truncated or altered: expected {expected[name]}, found {found} "
+                    f"({files[name].stat().st_size:,} bytes). It was left in place: delete or replace it"
+                )
+        return self._read(files)
+
+    def status(self) -> SetStatus:
+        """Return the state of the set. Cheap: looks at names and sizes only."""
+        found = self.find()
+        there = {name: path for name, path in found.items() if path is not None}
+        sizes = {name: path.stat().st_size for name, path in there.items() if path.is_file()}
+        missing = [name for name in found if name not in there]
+        damaged = [name for name in sizes if sizes[name] != self.files.get(name, sizes[name])]
+        folders = dict.fromkeys(str(path.parent) for path in there.values())
+        return SetStatus(
+            self.name,
+            self.title,
+            "missing" if missing else "damaged" if damaged else "ready",
+            str(paths.cache_root() / self.folder) if missing else ", ".join(folders),
+            sum(self.files.get(name, 0) for name in missing) if missing else sum(sizes.values()),
+        )
+
+    def verify(self) -> list[FileCheck]:
+        """Hash every file anew and compare; where no checksum is known, see whether the files can be decoded."""
+        found_at, expected, checks = self.find(), self.expected(), []
+        for name, path in found_at.items():
+            found = _checksum(path) if path else ""
+            problem = (
+                "missing" if path is None else "" if found == expected.get(name, found) else "truncated or altered"
+            )
+            checks.append(FileCheck(str(path or name), not problem, found, expected.get(name, ""), problem))
+        there = {name: path for name, path in found_at.items() if path is not None}
+        if all(check.ok for check in checks) and not there.keys() <= expected.keys():
+            try:
+                self._read(there)
+            except (DatasetError, OSError) as error:
+                checks = [FileCheck(check.file, False, check.found, check.expected, str(error)) for check in checks]
+        return checks
+
+
+def _checksum(path: Path) -> str:
+    return folder_checksum(path) if path.is_dir() else checksum(path, "md5")

@@ -1,0 +1,283 @@
+"""MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100, SVHN, GTSRB: files in torchvision's layout, with its URLs and checksums.
+
+torchvision is asked only where something must be downloaded or decoded: importing it takes seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import socket
+import uuid
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+from hatlab.data.formats import DatasetError, Images, read_cifar, read_idx, read_svhn
+from hatlab.data.named_sets import NamedSet
+from hatlab.data.traffic_signs import read_gtsrb
+from hatlab.support import paths
+
+__all__ = ["CIFAR_MEAN", "CIFAR_STD", "PUBLIC_SETS", "PublicSet"]
+
+PATIENCE = 20.0  # seconds that a server may be silent
+
+# The authors' constants for CIFAR-10 and CIFAR-100 (hat/src/dataloaders/cifar.py)
+CIFAR_MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
+CIFAR_STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
+
+# torchvision has these inside a method. Its training images are the 26,640 of the competition of 2011.
+GTSRB_URL = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/"
+GTSRB_MD5 = {
+    "GTSRB-Training_fixed.zip": "513f3c79a4c5141765e10e952eaa2478",
+    "GTSRB_Final_Test_Images.zip": "c7e4e6327067d32654124b0fe9e82185",
+    "GTSRB_Final_Test_GT.zip": "fe31e9c9270bbcd7b84b7f21a9d9d9e5",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicSet(NamedSet):
+    """One set as torchvision lays it out; `files` are those to download.
+
+    Attributes:
+        torchvision: name of its class in `torchvision.datasets`.
+        unpacked: the alternative to archives: what they hold, and where that stands below a data root once unpacked.
+    """
+
+    torchvision: str
+    unpacked: Mapping[str, str] = field(default_factory=dict)
+
+    @abstractmethod
+    def _md5(self) -> Mapping[str, str]:
+        """Return the md5 that torchvision lists for each file, packed and unpacked."""
+
+    @abstractmethod
+    def _urls(self, name: str) -> list[str]:
+        """Return where torchvision downloads a file from, the first choice first."""
+
+    def find(self) -> dict[str, Path | None]:
+        roots = paths.data_roots()
+        found = {name: _first(root / self.folder / name for root in roots) for name in self.files}
+        if self.unpacked and None in found.values():
+            for root in roots:
+                members = {name: root / place for name, place in self.unpacked.items()}
+                if all(member.exists() for member in members.values()):
+                    return dict(members)
+        return found
+
+    def fetch(self, *, download: bool = True) -> dict[str, Path]:
+        found = self.find()
+        missing = [name for name, path in found.items() if path is None]
+        if missing and not download:
+            raise DatasetError(self._how_to_get(missing, "nothing was downloaded"))
+        for name in missing:
+            found[name] = self._download(name, missing)
+        return {name: path for name, path in found.items() if path is not None}
+
+    def expected(self) -> dict[str, str]:
+        return {name: f"md5:{md5}" for name, md5 in self._md5().items()}
+
+    def _source(self) -> Any:
+        return getattr(importlib.import_module("torchvision.datasets"), self.torchvision)
+
+    def _download(self, name: str, missing: list[str]) -> Path:
+        """Download to a name of its own first: an interrupted download never looks like a file."""
+        from torchvision.datasets.utils import download_url
+
+        target = paths.cache_root() / self.folder / name
+        temporary = target.with_name(f"{name}.{uuid.uuid4().hex}.part")
+        reasons = []
+        for url in self._urls(name):
+            try:
+                with _patience(PATIENCE):
+                    md5 = self.expected()[name].removeprefix("md5:")
+                    download_url(url, target.parent, filename=temporary.name, md5=md5)
+                os.replace(temporary, target)
+                return target
+            except (OSError, RuntimeError, HTTPException) as error:  # RuntimeError: the checksum is wrong
+                reasons.append(f"{url}: {error}")
+            finally:
+                temporary.unlink(missing_ok=True)
+        raise DatasetError(self._how_to_get(missing, "could not be downloaded: " + "; ".join(reasons)))
+
+    def _how_to_get(self, missing: list[str], reason: str) -> str:
+        looked = [f"  {root / self.folder}" for root in paths.data_roots()]
+        if self.unpacked:
+            looked += [
+                f"  {(root / next(iter(self.unpacked.values()))).parent} (unpacked)" for root in paths.data_roots()
+            ]
+        urls = [f"  {self._urls(name)[0]}" for name in missing]
+        below = f" in {self.folder} below it" if self.folder else ""
+        return "\n".join(
+            [
+                f"{self.title} is not there ({reason}).",
+                f"Looked for {', '.join(missing)} in:",
+                *looked,
+                "Download on a machine with a network:",
+                *urls,
+                f"and put the files into {paths.cache_root() / self.folder},",
+                f"or point the environment variable HATLAB_DATA at a folder that has them{below}.",
+            ]
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdxSet(PublicSet):
+    """MNIST and what took its form: four gzipped IDX files."""
+
+    def _md5(self) -> Mapping[str, str]:
+        return dict(self._source().resources)
+
+    def _urls(self, name: str) -> list[str]:
+        return [mirror + name for mirror in self._source().mirrors]
+
+    def _read(self, files: Mapping[str, Path]) -> Images:
+        source = self._source()
+        x_train, y_train, x_test, y_test = (read_idx(files[name]) for name, _ in source.resources)
+        classes = tuple(name.split(" - ")[0] for name in source.classes)  # MNIST's are "0 - zero"
+        return Images(x_train[:, None], y_train.astype(int), x_test[:, None], y_test.astype(int), classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CifarSet(PublicSet):
+    """CIFAR-10 and CIFAR-100: batches of pickled arrays, in an archive or unpacked."""
+
+    def _md5(self) -> Mapping[str, str]:
+        source = self._source()
+        members = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
+        return dict([(source.filename, source.tgz_md5), *members])
+
+    def _urls(self, name: str) -> list[str]:
+        return [self._source().url]
+
+    def _read(self, files: Mapping[str, Path]) -> Images:
+        source = self._source()
+        train, test = ([name for name, _ in names] for names in (source.train_list, source.test_list))
+        return read_cifar(files, train, test, source.meta["filename"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SvhnSet(PublicSet):
+    """SVHN's digits cut out to 32x32: two `.mat` files."""
+
+    def _md5(self) -> Mapping[str, str]:
+        return {name: md5 for _, name, md5 in self._source().split_list.values() if name in self.files}
+
+    def _urls(self, name: str) -> list[str]:
+        return [url for url, file, _ in self._source().split_list.values() if file == name]
+
+    def _read(self, files: Mapping[str, Path]) -> Images:
+        train, test = (files[name] for name in self.files)
+        return read_svhn(train, test)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GtsrbSet(PublicSet):
+    """Traffic signs in PPM images of many sizes, brought to 32x32: three zip files, or what they hold, unpacked."""
+
+    def _md5(self) -> Mapping[str, str]:
+        return GTSRB_MD5
+
+    def _urls(self, name: str) -> list[str]:
+        return [GTSRB_URL + name]
+
+    def _read(self, files: Mapping[str, Path]) -> Images:
+        return read_gtsrb(*files.values())
+
+
+def _first(candidates: Iterator[Path]) -> Path | None:
+    return next((path for path in candidates if path.is_file()), None)
+
+
+@contextlib.contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    """torchvision sets no time limit, and a firewall that drops packets would hold a class for minutes."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _idx_files(train_images: int, train_labels: int, test_images: int, test_labels: int) -> dict[str, int]:
+    return {
+        "train-images-idx3-ubyte.gz": train_images,
+        "train-labels-idx1-ubyte.gz": train_labels,
+        "t10k-images-idx3-ubyte.gz": test_images,
+        "t10k-labels-idx1-ubyte.gz": test_labels,
+    }
+
+
+# Fashion-MNIST: the authors' .2190 and .3318 describe images padded to 32x32 with zeros; these describe the same
+# images as they are (.2860 * (28/32)^2 = .2190), just as the authors' .1307 and .3081 describe unpadded MNIST.
+PUBLIC_SETS = {
+    item.name: item
+    for item in (
+        IdxSet(
+            name="mnist",
+            title="MNIST",
+            torchvision="MNIST",
+            folder="MNIST/raw",
+            files=_idx_files(9_912_422, 28_881, 1_648_877, 4_542),
+            mean=(0.1307,),
+            std=(0.3081,),
+        ),
+        IdxSet(
+            name="fashion_mnist",
+            title="Fashion-MNIST",
+            torchvision="FashionMNIST",
+            folder="FashionMNIST/raw",
+            files=_idx_files(26_421_880, 29_515, 4_422_102, 5_148),
+            mean=(0.2860,),
+            std=(0.3530,),
+        ),
+        CifarSet(
+            name="cifar10",
+            title="CIFAR-10",
+            torchvision="CIFAR10",
+            files={"cifar-10-python.tar.gz": 170_498_071},
+            mean=CIFAR_MEAN,
+            std=CIFAR_STD,
+            unpacked={
+                name: f"cifar-10-batches-py/{name}"
+                for name in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch", "batches.meta")
+            },
+        ),
+        CifarSet(
+            name="cifar100",
+            title="CIFAR-100",
+            torchvision="CIFAR100",
+            files={"cifar-100-python.tar.gz": 169_001_437},
+            mean=CIFAR_MEAN,
+            std=CIFAR_STD,
+            unpacked={name: f"cifar-100-python/{name}" for name in ("train", "test", "meta")},
+        ),
+        SvhnSet(
+            name="svhn",
+            title="SVHN",
+            torchvision="SVHN",
+            files={"train_32x32.mat": 182_040_794, "test_32x32.mat": 64_275_384},
+            mean=(0.4377, 0.4438, 0.4728),
+            std=(0.198, 0.201, 0.197),
+        ),
+        GtsrbSet(
+            name="gtsrb",
+            title="GTSRB",
+            torchvision="GTSRB",
+            folder="gtsrb",
+            files=dict(zip(GTSRB_MD5, (187_490_228, 88_978_620, 99_620), strict=True)),
+            mean=(0.3398, 0.3117, 0.3210),
+            std=(0.2755, 0.2647, 0.2712),
+            unpacked={
+                "GTSRB/Training": "gtsrb/GTSRB/Training",
+                "GTSRB/Final_Test": "gtsrb/GTSRB/Final_Test",
+                "GT-final_test.csv": "gtsrb/GT-final_test.csv",
+            },
+        ),
+    )
+}

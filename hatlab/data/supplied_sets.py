@@ -1,0 +1,187 @@
+"""FaceScrub and notMNIST: sets that hatlab does not download. They are read in the forms in which people have them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hatlab.data.formats import READ_ERRORS, DatasetError, Images, channels_first, read_idx
+from hatlab.data.image_folders import class_sizes, read_tree
+from hatlab.data.named_sets import NamedSet
+from hatlab.support import paths
+
+__all__ = ["PERSONS", "SUPPLIED_SETS", "SuppliedSet"]
+
+PERSONS = 100  # as many as the authors took
+LETTERS = tuple("ABCDEFGHIJ")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form in which a set may be there.
+
+    Attributes:
+        places: its files and folders (with a "/" at the end), below a data root; all of them are needed.
+        read: makes images of them.
+        title: what results call it; may hold {images} and {classes}, their numbers.
+    """
+
+    places: tuple[str, ...]
+    read: Callable[..., Images]
+    title: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuppliedSet(NamedSet):
+    """One set whose files the user puts there.
+
+    Attributes:
+        forms: the first that is there, in whatever data root, is used.
+        origin: where to get it.
+    """
+
+    forms: tuple[Form, ...]
+    origin: tuple[str, ...]
+
+    def find(self) -> dict[str, Path | None]:
+        for form in self.forms:
+            for root in paths.data_roots():
+                places = {place: root / place for place in form.places}
+                if all(path.is_dir() if place.endswith("/") else path.is_file() for place, path in places.items()):
+                    return dict(places)
+        return dict.fromkeys(self.forms[0].places)
+
+    def fetch(self, *, download: bool = True) -> dict[str, Path]:
+        found = {place: path for place, path in self.find().items() if path is not None}
+        if not found:
+            raise DatasetError(self._how_to_get())
+        return found
+
+    def expected(self) -> dict[str, str]:
+        return {}
+
+    def titled(self, files: Mapping[str, Path], images: Images) -> str:
+        n = len(images.y_train) + len(images.y_test)
+        return self._form(files).title.format(images=f"{n:,}", classes=len(images.classes))
+
+    def _read(self, files: Mapping[str, Path]) -> Images:
+        return self._form(files).read(*files.values())
+
+    def _form(self, files: Mapping[str, Path]) -> Form:
+        return next(form for form in self.forms if form.places == tuple(files))
+
+    def _how_to_get(self) -> str:
+        return "\n".join(
+            [
+                f"{self.title} is not there, and is not downloaded for you.",
+                f"Looked for {' or '.join(' with '.join(form.places) for form in self.forms)} in:",
+                *(f"  {root}" for root in paths.data_roots()),
+                "Get it from:",
+                *(f"  {line}" for line in self.origin),
+                f"and put it into {paths.cache_root()},",
+                "or point the environment variable HATLAB_DATA at a folder that has it.",
+            ]
+        )
+
+
+def _in_two(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...], origin: Path) -> Images:
+    """Draw a tenth of all images for testing, as the authors' scripts do."""
+    from sklearn.model_selection import train_test_split
+
+    order = np.arange(len(y))
+    train, test = train_test_split(order, test_size=0.1, random_state=42) if len(y) > 1 else (order, order[:0])
+    on_both_sides = set(y[train].tolist()) & set(y[test].tolist())
+    if scarce := sorted(set(range(len(classes))) - on_both_sides):
+        raise DatasetError(
+            f"{origin}: of all {len(y)} images a tenth is drawn for testing, and '{classes[scarce[0]]}' is left with "
+            "images for training or for testing only; needed are more of it"
+        )
+    return Images(x[train], y[train], x[test], y[test], classes)
+
+
+# --- notMNIST -------------------------------------------------------------------------------------------------------
+
+
+def _letters(path: Path) -> Images:
+    """A few files of notMNIST are known to be no images. The authors left a black image, labelled A, for each."""
+    images = read_tree(path, "L", 28, skip_damaged=True)
+    if (found := sorted({letter for letter, _ in images})) != list(LETTERS):
+        raise DatasetError(f"{path} has the classes {', '.join(found)}; notMNIST has {', '.join(LETTERS)}")
+    y = np.array([LETTERS.index(letter) for letter, _ in images], dtype=np.int64)
+    return _in_two(channels_first(np.stack(list(images.values()))), y, LETTERS, path)
+
+
+def _letters_idx(images: Path, labels: Path) -> Images:
+    try:
+        x, y = read_idx(images), read_idx(labels).astype(np.int64)
+    except (*READ_ERRORS, IndexError) as error:
+        raise DatasetError(f"{images} and {labels} are not readable IDX files: {error}; left in place") from error
+    if x.shape[1:] != (28, 28) or y.shape != x.shape[:1] or set(y.tolist()) != set(range(10)):
+        raise DatasetError(
+            f"{images} has shape {x.shape} and {labels} {y.shape}; needed are (N, 28, 28) and (N,), of labels 0 to 9"
+        )
+    return _in_two(x[:, None], y, LETTERS, images)
+
+
+# --- FaceScrub ------------------------------------------------------------------------------------------------------
+
+
+def _faces(path: Path) -> Images:
+    """The authors' script takes the persons with the most images too, but fills its (3, 32, 32) from (32, 32, 3) by a
+    reshape, which scrambles pixels and colours."""
+    sizes = class_sizes(path)
+    most = sorted(sizes, key=lambda person: (-sizes[person], person))[:PERSONS]
+    if len(sizes) > PERSONS:
+        logger.info("%s: of %d persons the %d with most images are taken", path, len(sizes), PERSONS)
+    images = read_tree(path, "RGB", 32, keep=most)
+    persons = tuple(sorted(most))
+    number = {person: k for k, person in enumerate(persons)}
+    y = np.array([number[person] for person, _ in images], dtype=np.int64)
+    return _in_two(channels_first(np.stack(list(images.values()))), y, persons, path)
+
+
+SUPPLIED_SETS = {
+    item.name: item
+    for item in (
+        SuppliedSet(
+            name="facescrub",
+            title="FaceScrub",
+            mean=(0.5163, 0.5569, 0.4695),
+            std=(0.2307, 0.2272, 0.2479),
+            forms=tuple(
+                Form((f"facescrub{ending}",), _faces, "FaceScrub ({classes} persons)")
+                for ending in ("/", ".tar", ".tar.gz", ".tar.xz")
+            ),
+            origin=(
+                "the cropped faces of FaceScrub, given on request: http://vintage.winklerbros.net/facescrub.html,",
+                f"as facescrub/<person>/<image>, of {PERSONS} persons (of more, those with most images are taken)",
+                "(the authors' script, whose packed images are scrambled: https://github.com/nkundiushuti/facescrub_subset)",
+            ),
+        ),
+        SuppliedSet(
+            name="notmnist",
+            title="notMNIST",
+            mean=None,
+            std=None,
+            forms=(
+                Form(("notMNIST_small.tar.gz",), _letters, "notMNIST"),
+                Form(("notMNIST_small/",), _letters, "notMNIST"),
+                Form(
+                    ("notmnist-10k/t10k-images-idx3-ubyte.gz", "notmnist-10k/t10k-labels-idx1-ubyte.gz"),
+                    _letters_idx,
+                    "notMNIST ({images} images)",
+                ),
+            ),
+            origin=(
+                "notMNIST_small.tar.gz of Yaroslav Bulatov: http://yaroslavvb.blogspot.com/2011/09/notmnist-dataset.html",
+                "(the authors' script: https://github.com/nkundiushuti/notmnist_convert), or 10,000 images of it in",
+                "MNIST's form: https://github.com/davidflanagan/notMNIST-to-MNIST",
+            ),
+        ),
+    )
+}

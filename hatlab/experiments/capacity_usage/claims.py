@@ -1,0 +1,123 @@
+"""What Fig. 5 is described to show, and whether it is so: properties of the method, to be seen on any images.
+
+The image of the figure was not at hand, and the text gives no number of it. The properties follow from how masks
+start (e ~ N(0, 1), so that each unit is as likely on as off), from the regularizer, and from the cumulative mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from hatlab.analysis import paper
+from hatlab.analysis.metrics import average_accuracy
+from hatlab.analysis.verdicts import Verdict, compare, holds
+from hatlab.training.runs import Run, collect
+
+__all__ = ["judge", "statement"]
+
+
+def judge(runs: Sequence[Run]) -> list[Verdict]:
+    """Return a verdict on each property of Fig. 5; those that `runs` cannot show are left out.
+
+    How usage starts is judged by seed, since all runs of one seed start alike; how it goes on by run; how it depends
+    on c by seed, among runs that differ in c only.
+
+    Args:
+        runs: of HAT, on one data set and network.
+
+    Raises:
+        ValueError: there are no runs.
+    """
+    tables = collect(runs)
+    uniform = any(run.config.embedding_init != "normal" for run in runs)
+    return [
+        *_start(tables.capacity, "masks do not start from N(0, 1) here" if uniform else ""),
+        *_switches(tables.capacity, tables.tasks),
+        *_pruning(tables.capacity),
+        *_order(tables.tasks),
+        *_accuracy(runs),
+    ]
+
+
+def _start(capacity: pd.DataFrame, not_comparable: str) -> list[Verdict]:
+    before = capacity[(capacity["task"] == 0) & (capacity["epoch"] == -1) & (capacity["layer"] != "total")]
+    first = before["layer"].iloc[0]
+    verdicts = []
+    for what, rows, expected in (
+        ("weights between gated units", before[before["layer"] != first], 25.0),
+        ("weights of the first layer", before[before["layer"] == first], 50.0),
+    ):
+        one = (
+            rows.groupby("run").agg({"seed": "first", "weights": "sum", "weights_used": "sum"}).groupby("seed").first()
+        )
+        if len(one):
+            values = (100 * one["weights_used"] / one["weights"]).tolist()
+            claim = f"Fig. 5: {what} in use before the first step (derived from e ~ N(0, 1))"
+            verdicts.append(compare(claim, values, expected, rounding=0.05, not_comparable=not_comparable))
+    return verdicts
+
+
+def _switches(capacity: pd.DataFrame, tasks: pd.DataFrame) -> list[Verdict]:
+    total = capacity[capacity["layer"] == "total"]
+    starts = total[total["epoch"] == -1].pivot(index="run", columns="task", values="weights_used")
+    ends = tasks.pivot(index="run", columns="task", values="weights_used")
+    if ends.shape[1] < 2:
+        return []
+    ends = ends.reindex(starts.index)
+    after, before = starts.to_numpy()[:, 1:], ends.to_numpy()[:, :-1]
+    full = before == tasks["weights"].iloc[0]  # nothing is left that a jump could take
+    jumps, kept = ((after > before) | full).all(axis=1), (ends.diff(axis=1).iloc[:, 1:] >= 0).all(axis=1)
+    return [
+        holds("Fig. 5: usage jumps up at every task switch", jumps.tolist()),
+        holds("Fig. 5: usage after each task never falls", kept.tolist()),
+    ]
+
+
+def _pruning(capacity: pd.DataFrame) -> list[Verdict]:
+    total = capacity[(capacity["layer"] == "total") & (capacity["c"] > 0)].sort_values("epoch")
+    if total.empty:
+        return []
+    ends = total.groupby(["run", "task"])["weights_used"].agg(["first", "last"])
+    pruned = (ends["last"] < ends["first"]).groupby("run").all()
+    return [holds("Fig. 5: within every task usage ends below where it started (c > 0)", pruned.tolist())]
+
+
+def _order(tasks: pd.DataFrame) -> list[Verdict]:
+    last = tasks[(tasks["task"] == tasks["task"].max()) & (tasks["c"] > 0)].sort_values("c")
+    falls = [
+        bool((same["weights_used"].diff().iloc[1:] < 0).all())
+        for _, same in last.groupby(["s_max", "seed"])
+        if same["c"].nunique() > 1
+    ]
+    return [holds("sec. 2.6: usage after the last task falls with growing c (c > 0)", falls)] if falls else []
+
+
+def _accuracy(runs: Sequence[Run]) -> list[Verdict]:
+    """What the text prints of HAT on this sequence, if it does, beside the runs with its c and s_max."""
+    alike = [run for run in runs if (run.config.c, run.config.s_max, run.config.mode) == (0.75, 400.0, "original")]
+    printed = paper.accuracy(alike[0].config) if alike else None
+    if printed is None:
+        return []
+    name, value = printed
+    values = [100 * average_accuracy(run.accuracy) for run in alike]
+    return [compare(f"average accuracy on {name} (section 4)", values, value, rounding=0.05)]
+
+
+def statement(table: pd.DataFrame) -> str:
+    """Say in words how far AdaHAT's capacity is from the share of free weights, over all runs and tasks but the first.
+
+    Args:
+        table: what `by_task` returns.
+    """
+    later = table[(table["layer"] == "total") & (table["task"] > 1)]
+    if later.empty:
+        return "There is one task, and before it the whole network is left."
+    beyond = later["adahat"] - later["free"]
+    runs, tasks = later["run"].nunique(), later["task"].nunique()
+    return (
+        f"AdaHAT's capacity minus the share of free weights: between {beyond.min():+.2f} and {beyond.max():+.2f} "
+        f"percentage points, {beyond.mean():+.2f} on average ({runs} run{'s' * (runs > 1)}, each before "
+        f"{tasks} task{'s' * (tasks > 1)})."
+    )

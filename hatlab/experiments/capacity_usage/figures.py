@@ -1,0 +1,331 @@
+"""Capacity usage while tasks are learnt one after the other (Fig. 5), and by task: what each one reuses and
+adds, and AdaHAT's remaining capacity.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any, Final
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from hatlab.analysis.metrics import Interval, mean_interval
+from hatlab.experiments.style import MARKERS, SEEDS_FOR_INTERVAL, WIDTH, colors_of, short, styled
+
+__all__ = ["capacity_usage", "draw", "of_seeds", "remaining_capacity", "spread", "task_shares", "usage_curves"]
+
+LEGENDS: Final = {"c": "Compressibility", "s_max": "Steepest slope"}
+# curves of different s_max come so close that shades of grey do not tell them apart
+DASHES: Final = ["-", (0, (4, 1.3)), (0, (1, 0.8)), (0, (5, 1.3, 1, 1.3)), (0, (2, 1.3)), (0, (6, 1.3, 1, 1.3, 1, 1.3))]
+
+# from the bottom up; told apart by shade and hatching, so in grey print, too
+PARTS: Final[dict[str, dict[str, Any]]] = {
+    "reused": {"label": "reused by the task", "color": "#31688e"},
+    "not_reused": {
+        "label": "held by earlier tasks, not reused", "facecolor": "white", "edgecolor": "0.55", "hatch": "/////"
+    },
+    "new": {"label": "new", "color": "#a8db34"},
+}  # fmt: skip
+
+
+def usage_curves(capacity: pd.DataFrame, points: int = 101, by: str = "c") -> pd.DataFrame:
+    """Average capacity usage over seeds, on an axis that runs of different lengths share.
+
+    Early stopping gives every run its own number of epochs, so each task is stretched to length one: the value
+    before its first step stands at 0, its last epoch at 1, and runs are interpolated linearly in between.
+
+    Args:
+        capacity: what `hatlab.collect` returns first; one data set, mode, c and s_max, but for `by`; any seeds.
+        points: grid points per task, both ends included.
+        by: the column each of whose values makes a curve: "c", "s_max", or one that was added to the table.
+
+    Returns:
+        One row per value of `by`, layer, task and grid point: `progress` (task + share of its epochs), `usage` (mean,
+        in %), `low` and `high` (see `spread`), `n` (seeds).
+
+    Raises:
+        ValueError: the table is empty or mixes runs that differ in more than `by` and seed.
+    """
+    _check(capacity, by)
+    grid = np.linspace(0, 1, points)
+    frames = []
+    for (value, layer, task), rows in capacity.groupby([by, "layer", "task"]):
+        curves = np.stack([_stretched(run, grid) for _, run in rows.groupby("run")])  # (seeds, points)
+        mean, low, high = spread(curves)
+        values = {"progress": rows["task"].iloc[0] + grid, "usage": mean, "low": low, "high": high, "n": len(curves)}
+        frames.append(pd.DataFrame({by: value, "layer": layer, "task": task, **values}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def spread(values: np.ndarray) -> Interval:
+    """Return the mean over seeds, the first axis of (seeds, ...), and the band around it: the 95% t interval from 5
+    seeds on, smallest and largest value below.
+    """
+    if len(values) < SEEDS_FOR_INTERVAL:
+        return Interval(values.mean(axis=0), values.min(axis=0), values.max(axis=0))
+    return mean_interval(values)
+
+
+def capacity_usage(capacity: pd.DataFrame, title: str = "", by: str = "c") -> Figure:
+    """Draw the paper's Fig. 5: the share of the trunk's weights in use while tasks are learnt one after the other.
+
+    The upper panel shows all layers together, the lower ones each layer; one curve per compressibility c or per
+    s_max, with a band over seeds; dashed lines at task switches.
+
+    Args:
+        capacity: see `usage_curves`, which also says what the band is.
+        title: what was trained on what; s_max or c, whichever is the same for all, and the number of seeds are added.
+        by: "c" or "s_max".
+
+    Raises:
+        ValueError: as `usage_curves`, or another `by`.
+    """
+    if by not in LEGENDS:
+        raise ValueError(f"by = {by!r}: allowed are {', '.join(LEGENDS)}")
+    curves = usage_curves(capacity, by=by)
+    layers = [name for name in capacity["layer"].unique() if name != "total"]
+    weights = capacity.drop_duplicates("layer").set_index("layer")["weights"]
+    looks: dict[float, dict[str, Any]] = {
+        value: {"color": color, "label": _label(by, value)}
+        for value, color in colors_of(sorted(curves[by].unique())).items()
+    }
+    if by == "s_max":
+        for look, dashes in zip(looks.values(), itertools.cycle(DASHES), strict=False):
+            look["linestyle"] = dashes
+    with styled():
+        figure = plt.figure(figsize=(7.1, 4.9), layout=ConstrainedLayoutEngine(hspace=0.06, wspace=0.03))
+        rows = figure.add_gridspec(2, 1, height_ratios=[1.6, 1])
+        total = figure.add_subplot(rows[0])
+        draw(total, curves[curves["layer"] == "total"], by, looks, ticks=12)
+        total.set_title(_heading(title, capacity, curves, by), loc="left")
+        total.set_ylabel("Capacity usage (% of weights)")
+        total.set_xlabel("Task (each stretched from before its first step to its last epoch)")
+        total.legend(
+            loc="upper left",
+            bbox_to_anchor=(1, 1),
+            frameon=False,
+            title=LEGENDS[by],
+            handlelength=1.6 if by == "c" else 2.6,
+        )
+        below = rows[1].subgridspec(1, len(layers))
+        for column, layer in enumerate(layers):
+            axes = figure.add_subplot(below[column])
+            draw(axes, curves[curves["layer"] == layer], by, looks, ticks=12 // len(layers) + 2)
+            share = 100 * weights[layer] / weights["total"]
+            axes.set_title(f"{layer}: {short(weights[layer])} weights\n({share:.2g}% of all)")
+            axes.set_xlabel("Task")
+            axes.tick_params(labelleft=column == 0)
+            if column == 0:
+                axes.set_ylabel("Usage (%)")
+    return figure
+
+
+def _check(capacity: pd.DataFrame, by: str) -> None:
+    if capacity.empty:
+        raise ValueError("the capacity table is empty: no run has finished an epoch")
+    for column in ("dataset", "mode", "c", "s_max"):
+        values = capacity[column].unique()
+        if column != by and len(values) > 1:
+            raise ValueError(f"the capacity table mixes {column} = {', '.join(map(str, values))}: select one of them")
+    runs = capacity.groupby("run").agg(by=(by, "first"), seed=("seed", "first"), tasks=("task", "nunique"))
+    for (value, seed), same in runs.groupby(["by", "seed"]):
+        if len(same) > 1:
+            what = f"{by} = {value:g}" if isinstance(value, float) else f"{by} = {value}"
+            raise ValueError(f"several runs with {what} and seed {seed}: {', '.join(same.index)}; select one")
+    if runs["tasks"].nunique() > 1:
+        raise ValueError(f"runs with different numbers of tasks: {runs['tasks'].to_dict()}")
+
+
+def _stretched(run: pd.DataFrame, grid: np.ndarray) -> np.ndarray:
+    """Usage in % of one run, layer and task at `grid` in [0, 1]; epoch -1 stands at 0, the last one at 1."""
+    rows = run.sort_values("epoch")
+    epoch = rows["epoch"].to_numpy()
+    usage = 100 * rows["weights_used"].to_numpy() / rows["weights"].to_numpy()
+    return np.asarray(np.interp(grid, (epoch + 1) / max(epoch[-1] + 1, 1), usage))
+
+
+def draw(axes: Axes, curves: pd.DataFrame, by: str, looks: Mapping[Any, Mapping[str, Any]], ticks: int) -> None:
+    """Draw curves of one layer into `axes`, with dashed lines at task switches; labels of the axes are the caller's.
+
+    Args:
+        axes: where to.
+        curves: rows of `usage_curves` of one layer.
+        by: that they were made with.
+        looks: value of `by` -> keywords of a line: "color", "label" and others.
+        ticks: most of them at the tasks.
+    """
+    n_tasks = int(curves["task"].max()) + 1
+    for switch in range(1, n_tasks):
+        axes.axvline(switch, color="0.75", linewidth=0.7, linestyle=(0, (4, 3)), zorder=0)
+    for value, look in looks.items():
+        curve, color = curves[curves[by] == value], look["color"]
+        # a thin line joins the tasks: the jump when a new task's masks come in
+        axes.plot(curve["progress"], curve["usage"], color=color, linewidth=0.5)
+        for task, piece in curve.groupby("task"):
+            axes.plot(piece["progress"], piece["usage"], **{**look, "label": None if task else look["label"]})
+            axes.fill_between(piece["progress"], piece["low"], piece["high"], color=color, alpha=0.2, linewidth=0)
+    axes.set_xlim(0, n_tasks)
+    axes.set_ylim(0, 102)
+    axes.set_yticks(range(0, 101, 25))
+    step = -(-n_tasks // ticks)
+    axes.set_xticks(np.arange(0, n_tasks, step) + 0.5, [str(k + 1) for k in range(0, n_tasks, step)])
+    axes.tick_params(axis="x", length=0)
+
+
+def of_seeds(fewest: int, most: int, one: str = "one seed each") -> str:
+    """Say how many seeds are behind a line and what the band of `spread` is; `one`: what to say where it is one."""
+    if most == 1:
+        return one
+    band = "95% t interval" if fewest >= SEEDS_FOR_INTERVAL else "smallest to largest"
+    return f"mean of {most if fewest == most else f'{fewest} to {most}'} seeds, band: {band}"
+
+
+def _label(by: str, value: float) -> str:
+    if by == "s_max":
+        return f"$s_\\mathrm{{max}}$ = {value:g}"
+    return f"c = {value:g}" if value else "no regularizer"
+
+
+def _heading(title: str, capacity: pd.DataFrame, curves: pd.DataFrame, by: str) -> str:
+    one = f"seed {capacity['seed'].iloc[0]}" if capacity["seed"].nunique() == 1 else "one seed each"
+    what = of_seeds(int(curves["n"].min()), int(curves["n"].max()), one)
+    other, mode = "c" if by == "s_max" else "s_max", capacity["mode"].iloc[0]
+    how = f"{_label(other, capacity[other].iloc[0])}; {'' if mode == 'original' else f'{mode} mode; '}{what}"
+    return f"{title}\n{how}" if title else how
+
+
+def task_shares(table: pd.DataFrame, panels: str = "c", title: str = "") -> Figure:
+    """Draw, for each task, the weights in use at the epoch whose mask is kept: reused, not reused, and new.
+
+    Args:
+        table: rows of `hatlab.experiments.capacity_usage.tables.by_task`: of one layer (or "total") and one s_max if
+            `panels` is "c", of one c and s_max if it is "layer".
+        panels: the column with a panel for each value: "c" or "layer".
+        title: what was trained on what; the number of seeds is added.
+
+    Raises:
+        ValueError: another `panels`, or a table that is empty or mixes what a panel would have to average.
+    """
+    if panels not in ("c", "layer"):
+        raise ValueError(f"panels = {panels!r}: allowed are c, layer")
+    _check_same(table, {"c": "layer", "layer": "c"}[panels], "s_max")
+    values = sorted(table["c"].unique()) if panels == "c" else _layers(table)
+    rows = 1 if len(values) <= 5 else 2
+    with styled():
+        figure, grid = plt.subplots(
+            rows, -(-len(values) // rows), figsize=(WIDTH, 1 + 1.9 * rows), sharey=True, squeeze=False,
+            layout="constrained",
+        )  # fmt: skip
+        for axes, value in zip(grid.flat, values, strict=False):
+            same = table[table[panels] == value]
+            _bars(axes, same)
+            name = (f"c = {value:g}" if value else "no regularizer") if panels == "c" else _layer(same)
+            axes.set_title(name)
+        for axes in grid.flat[len(values) :]:
+            axes.set_visible(False)
+        for axes in grid[:, 0]:
+            axes.set_ylabel("Weights (%)")
+        figure.suptitle(_heading_of_shares(title, table, panels), x=0.01, ha="left", fontsize=8.5)
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def _bars(axes: Axes, table: pd.DataFrame) -> None:
+    means = table.groupby("task")[list(PARTS)].mean()
+    floor = np.zeros(len(means))
+    for name, look in PARTS.items():
+        axes.bar(means.index, means[name], bottom=floor, width=0.8, linewidth=0.5, **look)
+        floor = floor + means[name].to_numpy()
+    n_tasks = len(means)
+    ticks = range(1, n_tasks + 1, -(-n_tasks // 5))
+    axes.set_xticks(ticks, [str(k) for k in ticks])
+    axes.tick_params(axis="x", length=0)
+    axes.set_ylim(0, 102)
+    axes.set_yticks(range(0, 101, 25))
+    axes.set_xlabel("Task")
+
+
+def _layers(table: pd.DataFrame) -> list[str]:
+    return sorted(table["layer"].unique(), key=lambda layer: layer != "total")  # all first, the others in their order
+
+
+def _layer(table: pd.DataFrame) -> str:
+    layer, weights = table[["layer", "weights"]].iloc[0]
+    return f"{'all layers' if layer == 'total' else layer}\n({short(weights)} weights)"
+
+
+def _heading_of_shares(title: str, table: pd.DataFrame, panels: str) -> str:
+    seeds = table.groupby([panels, "task", "layer"]).size()
+    fewest, most = int(seeds.min()), int(seeds.max())
+    fixed = f"$s_\\mathrm{{max}}$ = {table['s_max'].iloc[0]:g}"
+    if panels == "layer":
+        fixed = f"c = {table['c'].iloc[0]:g}, {fixed}"
+    elif (layer := table["layer"].iloc[0]) != "total":
+        fixed = f"layer {layer}, {fixed}"
+    what = f"mean of {most if fewest == most else f'{fewest} to {most}'} seeds" if most > 1 else "one seed each"
+    return f"{title}\n{fixed}; {what}".strip()
+
+
+def remaining_capacity(table: pd.DataFrame, title: str = "") -> Figure:
+    """Draw what is left of the network before each task: AdaHAT's capacity, and how it differs from the free weights.
+
+    AdaHAT's is the mean of 1 - min(a_i, a_j) over weights and biases of the cumulative mask; free are the weights
+    that this mask does not use, as Fig. 5 counts them. One line per c.
+
+    Args:
+        table: rows of `hatlab.experiments.capacity_usage.tables.by_task`, of one layer (or "total") and one s_max.
+        title: what was trained on what; the number of seeds, and what the band is, are added.
+
+    Raises:
+        ValueError: a table that is empty or mixes layers or s_max.
+    """
+    _check_same(table, "layer", "s_max")
+    cs = sorted(table["c"].unique())
+    seeds = table.groupby(["c", "task"]).size()
+    with styled():
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(WIDTH, 2.9), layout="constrained", gridspec_kw={"width_ratios": [1.3, 1]}
+        )
+        for k, (c, color) in enumerate(colors_of(cs).items()):
+            rows = table[table["c"] == c]
+            look = {"color": color, "marker": MARKERS[k % len(MARKERS)], "markersize": 4}
+            label = f"c = {c:g}" if c else "no regularizer"
+            _line(left, rows, rows["adahat"], label=label, **look)
+            _line(right, rows, rows["adahat"] - rows["free"], **look)
+        n_tasks = int(table["task"].max())
+        for axes in (left, right):
+            ticks = range(1, n_tasks + 1, -(-n_tasks // 10))
+            axes.set_xticks(ticks, [str(tick) for tick in ticks])
+            axes.set_xlabel("Before task")
+        left.set_ylim(0, 102)
+        left.set_yticks(range(0, 101, 25))
+        left.set_ylabel("AdaHAT's capacity (%)")
+        right.axhline(0, color="0.75", linewidth=0.7, zorder=0)
+        right.set_ylabel("AdaHAT's capacity minus\nfree weights (percentage points)")
+        figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False, handlelength=1.6)
+        fixed = f"$s_\\mathrm{{max}}$ = {table['s_max'].iloc[0]:g}"
+        what = of_seeds(int(seeds.min()), int(seeds.max()))
+        figure.suptitle(f"{title}\n{fixed}; {what}".strip(), x=0.01, ha="left", fontsize=8.5)
+    return figure
+
+
+def _line(axes: Axes, rows: pd.DataFrame, values: pd.Series, **look: Any) -> None:
+    found = [spread(same.to_numpy()) for _, same in values.groupby(rows["task"])]
+    mean, low, high = (np.array(part) for part in zip(*found, strict=True))
+    tasks = sorted(rows["task"].unique())
+    axes.plot(tasks, mean, **look)
+    axes.fill_between(tasks, low, high, color=look["color"], alpha=0.2, linewidth=0)
+
+
+def _check_same(table: pd.DataFrame, *same: str) -> None:
+    if table.empty:
+        raise ValueError("the table of the tasks' capacity is empty: no run has finished a task")
+    for column in same:
+        if len(values := table[column].unique()) > 1:
+            raise ValueError(f"the table mixes {column} = {', '.join(map(str, values))}: select one of them")

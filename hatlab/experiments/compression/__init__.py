@@ -1,0 +1,1 @@
+"""How small a network gets (06_compression, Fig. 7)."""

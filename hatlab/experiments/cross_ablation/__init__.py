@@ -1,0 +1,1 @@
+"""What the regularizer's mode `cross` changes (03_cross_ablation)."""

@@ -1,0 +1,147 @@
+"""The ablation of the cross mode: every arm, and what cross differs by from original at half of c."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from hatlab.analysis.comparisons import MIN_PAIRS
+from hatlab.experiments.cross_ablation.tables import ARMS, MAIN, OUTCOMES
+from hatlab.experiments.style import UNREGULARIZED, WIDTH, styled
+
+__all__ = ["cross_ablation", "cross_differences"]
+
+# told apart by marker as well as by shade, dark to light: grey print has no colours
+MARKERS: Final[dict[str, dict[str, Any]]] = {
+    "none": {"marker": "X", "color": UNREGULARIZED, "markersize": 5.5},
+    "original": {"marker": "o", "color": "#440154", "markersize": 4.5},
+    "half": {"marker": "s", "color": "#31688e", "markersize": 4.2, "markerfacecolor": "white"},
+    "cross": {"marker": "D", "color": "#21918c", "markersize": 4.2},
+    "reuse": {"marker": "^", "color": "#8fd744", "markersize": 5},
+}
+LABELS: Final = {
+    "capacity": "Capacity usage (% of weights)",
+    "reused": "Share reused (%)",
+    "accuracy": "Average accuracy (%)",
+    "forgetting": "Forgetting (points)",
+}
+INTERVAL: Final = "95% BCa bootstrap interval"
+
+
+def cross_ablation(outcomes: pd.DataFrame, summary: pd.DataFrame, title: str = "") -> Figure:
+    """Draw every arm at every c: a panel for each outcome, means over seeds with intervals, single seeds as dots.
+
+    Args:
+        outcomes: what `tables.outcomes` returns.
+        summary: what `tables.summary` makes of it.
+        title: what was trained on what; the number of seeds is added.
+
+    Raises:
+        ValueError: the table is empty.
+    """
+    if outcomes.empty:
+        raise ValueError("the table of outcomes is empty: there are no runs to draw")
+    cs = [0.0, *sorted(outcomes.loc[outcomes["c"] > 0, "c"].unique())]
+    beside = [arm for arm in ARMS if arm != "none"]
+    with styled():
+        figure, panels = plt.subplots(
+            2, 2, figsize=(WIDTH, 4.9), layout=ConstrainedLayoutEngine(hspace=0.06, wspace=0.05), sharex=True
+        )
+        for axes, outcome in zip(panels.flat, OUTCOMES, strict=True):
+            for arm, (name, *_) in ARMS.items():
+                of_arm = summary[(summary["arm"] == arm) & (summary["outcome"] == outcome)]
+                shift = 0.0 if arm == "none" else 0.19 * (beside.index(arm) - (len(beside) - 1) / 2)
+                runs = outcomes[outcomes["arm"] == arm]
+                x = [cs.index(c) + shift + 0.05 for c in runs["c"]]
+                _dots(axes, x, runs["seed"], runs[outcome], MARKERS[arm]["color"], width=0.07)
+                _points(axes, [cs.index(c) + shift for c in of_arm["c"]], of_arm, label=name, **MARKERS[arm])
+            axes.set_ylabel(LABELS[outcome])
+            _categories(axes, cs)
+        for axes in panels[-1]:
+            axes.set_xlabel("Compressibility c")
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        figure.suptitle(_heading(title, outcomes["seed"].nunique()), x=0.01, ha="left", fontsize=8.5)
+    return figure
+
+
+def cross_differences(pairs: pd.DataFrame, differences: pd.DataFrame, title: str = "") -> Figure:
+    """Draw cross minus original at c/2 in each outcome: mean differences with intervals, single pairs as dots.
+
+    A filled marker is a difference that was found; an open one does not stand the correction for the number of
+    comparisons, or its interval includes 0.
+
+    Args:
+        pairs: what `tables.pairs` returns.
+        differences: what `tables.differences` makes of it.
+        title: as in `cross_ablation`.
+
+    Raises:
+        ValueError: the table is empty.
+    """
+    if pairs.empty:
+        raise ValueError("the table of pairs is empty: there are no runs to compare")
+    pairs, differences = (t[(t["arm"] == MAIN[0]) & (t["reference"] == MAIN[1])] for t in (pairs, differences))
+    cs = sorted(pairs["c"].unique())
+    style = {**MARKERS["cross"], "color": "#31688e"}
+    with styled():
+        figure, panels = plt.subplots(
+            1, len(OUTCOMES), figsize=(WIDTH, 2.5), layout=ConstrainedLayoutEngine(wspace=0.05), sharex=True
+        )
+        for axes, (outcome, name) in zip(panels, OUTCOMES.items(), strict=True):
+            axes.axhline(0, color="0.4", linewidth=0.7, zorder=0)
+            of_pairs, rows = (t[t["outcome"] == outcome] for t in (pairs, differences))
+            x = [cs.index(c) + 0.03 for c in of_pairs["c"]]
+            _dots(axes, x, of_pairs["seed"], of_pairs["difference"], style["color"], width=0.25)
+            for filled in (True, False):
+                fill, some = style["color"] if filled else "white", rows[(rows["found"] == "yes") == filled]
+                _points(axes, [cs.index(c) - 0.12 for c in some["c"]], some, markerfacecolor=fill, **style)
+            axes.set_title(name[0].upper() + name[1:])
+            axes.set_xlabel("Compressibility c")
+            _categories(axes, cs)
+        panels[0].set_ylabel("Cross − original at c/2\n(percentage points)")
+        heading = f"{_heading(title, pairs['seed'].nunique())}; filled: found after Holm's correction"
+        figure.suptitle(heading, x=0.01, ha="left", fontsize=8.5)
+    return figure
+
+
+def _points(axes: Axes, x: Sequence[float], rows: pd.DataFrame, **style: Any) -> None:
+    """Means with their intervals; without an interval the mean stands alone."""
+    reach = np.stack([rows["mean"] - rows["low"], rows["high"] - rows["mean"]]).clip(0)
+    axes.errorbar(x, rows["mean"], yerr=np.nan_to_num(reach), linestyle="none", elinewidth=1.1, capsize=0, **style)
+
+
+def _dots(axes: Axes, x: Sequence[float], seeds: pd.Series, y: pd.Series, color: Any, width: float) -> None:
+    """Single seeds, from left to right within `width`, so that equal values lie beside each other."""
+    place = seeds.rank(method="dense").sub(1).to_numpy() / max(seeds.nunique() - 1, 1)
+    style: dict[str, Any] = {
+        "linestyle": "none",
+        "marker": ".",
+        "markersize": 3,
+        "markeredgewidth": 0,
+        "alpha": 0.45,
+        "zorder": 1,
+    }
+    axes.plot(np.asarray(x) + width * place, y, color=color, **style)
+
+
+def _categories(axes: Axes, cs: Sequence[float]) -> None:
+    axes.set_xticks(range(len(cs)), [f"{c:g}" for c in cs])
+    axes.set_xlim(-0.5, len(cs) - 0.5)
+    axes.tick_params(axis="x", length=0)
+    axes.margins(y=0.08)
+    if axes.dataLim.height == 0:  # all values are the same: a scale of their rounding would mean nothing
+        axes.set_ylim(axes.dataLim.y0 - 1, axes.dataLim.y0 + 1)
+
+
+def _heading(title: str, n: int) -> str:
+    bars = f", bars: {INTERVAL}" if n >= MIN_PAIRS else ""
+    how = f"means over {n} seeds{bars}; dots: single seeds" if n > 1 else "one seed"
+    return f"{title}\n{how}" if title else how

@@ -1,0 +1,161 @@
+"""Forgetting over tasks (Fig. 3) and over c and s_max (Fig. 4), and the accuracy of each task."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from hatlab.analysis.paper import METHODS, PAPER_SEEDS, TABLE_1
+from hatlab.experiments.style import MARKERS, WIDTH, styled
+
+__all__ = ["accuracy_of_tasks", "forgetting", "hyperparameters"]
+
+# told apart by marker and by shade, so in grey print, too
+LOOKS: Final[dict[str, dict[str, Any]]] = {
+    "hat": {"color": "#440154", "marker": "o", "linestyle": "-"},
+    "ewc": {"color": "#31688e", "marker": "s", "linestyle": "--"},
+    "sgd_frozen": {"color": "#35b779", "marker": "^", "linestyle": "-."},
+    "sgd": {"color": "0.55", "marker": "D", "linestyle": ":"},
+}
+JITTER: Final = 0.08  # of the authors' plot: intervals at one task must not hide each other
+
+
+def forgetting(summary: pd.DataFrame, title: str = "") -> Figure:
+    """Draw Fig. 3, the forgetting ratio after each number of tasks, and beside it what Table 1 has for all methods.
+
+    Args:
+        summary: what `tables.over_seeds` returns: one row per `method` and `tasks_learnt`.
+        title: what was trained on what; the number of seeds is added.
+
+    0 is as good as joint training, -1 as bad as chance.
+    """
+    n_tasks = int(summary["tasks_learnt"].max())
+    methods = [name for name in LOOKS if name in set(summary["method"])]
+    with styled():
+        figure, (ours, paper) = plt.subplots(
+            1, 2, figsize=(WIDTH, 3.4), layout="constrained", gridspec_kw={"width_ratios": [1.45, 1]}
+        )
+        ours.axhline(0, color="0.75", linewidth=0.7, linestyle=(0, (4, 3)), zorder=0)
+        for k, method in enumerate(methods):
+            rows = summary[summary["method"] == method]
+            x = rows["tasks_learnt"] + JITTER * (k - (len(methods) - 1) / 2)
+            _with_intervals(ours, x, rows, label=METHODS[method], markersize=4, **LOOKS[method])
+        ours.set_xticks(range(1, n_tasks + 1))
+        ours.set_xlabel("Tasks learnt t")
+        ours.set_ylabel(r"Forgetting ratio $\rho^{\leq t}$")
+        ours.legend(frameon=False, loc="lower left")
+        what = _seeds(summary)
+        ours.set_title(f"{title}\n{what}" if title else what, loc="left")
+        _paper(paper, summary, methods, n_tasks)
+    return figure
+
+
+def _paper(axes: Axes, summary: pd.DataFrame, methods: list[str], n_tasks: int) -> None:
+    """The paper's ten methods after eight tasks, and ours after all of theirs."""
+    of_paper = {METHODS[method]: method for method in methods}
+    places = np.arange(len(TABLE_1))
+    bars: dict[str, Any] = {"height": 0.6, "color": "0.85", "ecolor": "0.4", "error_kw": {"linewidth": 0.8}}
+    axes.barh(places, TABLE_1["rho_8"], xerr=TABLE_1["std_8"], **bars)
+    for place, name in zip(places, TABLE_1["method"], strict=True):
+        method = of_paper.get(name)
+        last = summary[(summary["method"] == method) & (summary["tasks_learnt"] == n_tasks)]
+        if method is not None:
+            look = {**LOOKS[method], "linestyle": ""}
+            axes.plot(last["ratio"], [place] * len(last), markersize=5, **look)
+    axes.set_yticks(places, TABLE_1["method"])
+    axes.set_xlim(-1.02, 0.1)
+    axes.set_xlabel("Forgetting ratio")
+    axes.set_title(
+        f"Bars: the paper's Table 1, $\\rho^{{\\leq 8}}$\n(std of {PAPER_SEEDS} runs); "
+        f"markers: ours, $\\rho^{{\\leq {n_tasks}}}$",
+        loc="left",
+    )
+
+
+def hyperparameters(summary: pd.DataFrame, c: float, s_max: float, title: str = "") -> Figure:
+    """Draw Fig. 4: the forgetting ratio after the last task against s_max and against c.
+
+    Args:
+        summary: one row per `c` and `s_max`: `ratio` with its interval and `seeds`; those with the given `c` make the
+            left panel, those with the given `s_max` the right one.
+        c, s_max: what the panels hold fixed.
+        title: what was trained on what; the number of seeds is added.
+    """
+    with styled():
+        figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 2.9), layout="constrained", sharey=True)
+        for axes, name, label, fixed in (
+            (panels[0], "s_max", "Steepest slope of the gate, $s_\\mathrm{max}$", f"c = {c:g}"),
+            (panels[1], "c", "Compressibility c", f"$s_\\mathrm{{max}}$ = {s_max:g}"),
+        ):
+            rows = summary[summary["c"] == c] if name == "s_max" else summary[summary["s_max"] == s_max]
+            rows = rows.sort_values(name)
+            axes.axhline(0, color="0.75", linewidth=0.7, linestyle=(0, (4, 3)), zorder=0)
+            _with_intervals(axes, rows[name], rows, markersize=4, **LOOKS["hat"])
+            axes.set_xscale("log")
+            axes.set_xticks(rows[name], [f"{value:g}" for value in rows[name]])
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_xlabel(label)
+            axes.set_title(fixed, loc="left")
+        panels[0].set_ylabel("Forgetting ratio after the last task")
+        what = _seeds(summary)
+        figure.suptitle(f"{title}: {what}" if title else what, x=0.01, ha="left", fontsize=8.5)
+    return figure
+
+
+def _seeds(summary: pd.DataFrame) -> str:
+    fewest, most = summary["seeds"].min(), summary["seeds"].max()
+    n = str(most) if fewest == most else f"{fewest} to {most}"
+    return f"mean of {n} seeds, 95% t interval" if most > 1 else "one seed"
+
+
+def _with_intervals(axes: Axes, x: pd.Series, rows: pd.DataFrame, **look: Any) -> None:
+    """Means joined by a line; no bar where there is no interval."""
+    reach = np.nan_to_num(np.stack([rows["ratio"] - rows["ratio_low"], rows["ratio_high"] - rows["ratio"]]))
+    axes.errorbar(x, rows["ratio"], yerr=reach, linewidth=1.2, elinewidth=0.8, capsize=2, **look)
+
+
+def accuracy_of_tasks(accuracy: pd.DataFrame, by: str = "method", title: str = "") -> Figure:
+    """Draw a line for each task: its test accuracy after it was learnt, and after each task that followed.
+
+    Args:
+        accuracy: rows of the accuracy table of `hatlab.collect`; the mean is taken over what differs beside `by`.
+        by: the column with a panel for each of its values, in the order in which they come.
+        title: what was trained on what; the number of runs is added.
+
+    Raises:
+        ValueError: the table is empty.
+    """
+    if accuracy.empty:
+        raise ValueError("the table of accuracies is empty: no run has finished a task")
+    values = list(dict.fromkeys(accuracy[by]))
+    with styled():
+        figure, panels = plt.subplots(
+            1, len(values), figsize=(WIDTH, 2.7), sharey=True, squeeze=False, layout="constrained"
+        )
+        n_tasks = int(accuracy["task"].max()) + 1
+        colors = plt.get_cmap("viridis")(np.linspace(0, 0.85, n_tasks))
+        for axes, value in zip(panels.flat, values, strict=True):
+            rows = accuracy[accuracy[by] == value]
+            means = 100 * rows.groupby(["task", "after_task"])["accuracy"].mean()
+            for task in range(n_tasks):
+                line = means[task]
+                axes.plot(
+                    line.index + 1, line, color=colors[task], marker=MARKERS[task % len(MARKERS)], markersize=4,
+                    label=f"task {task + 1}",
+                )  # fmt: skip
+            axes.set_title(str(value))
+            axes.set_xticks(range(1, n_tasks + 1))
+            axes.set_xlabel("Tasks learnt")
+        panels[0, 0].set_ylabel("Test accuracy (%)")
+        panels[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        seeds = accuracy.groupby(by)["run"].nunique()
+        n = str(seeds.max()) if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+        what = f"mean of {n} seeds" if seeds.max() > 1 else "one seed"
+        figure.suptitle(f"{title}\n{what}".strip(), x=0.01, ha="left", fontsize=8.5)
+    return figure

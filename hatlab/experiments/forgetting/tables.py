@@ -1,0 +1,106 @@
+"""Forgetting, as the paper measures it (eq. 6, Fig. 3, Table 1): each task's accuracy between two references.
+
+0 means that a task is known as well as by a network that was trained on all tasks together, -1 that it is known no
+better than by chance.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from hatlab.analysis import metrics
+from hatlab.analysis.metrics import LEAST_GAIN, accuracy_matrix, forgetting_ratio
+from hatlab.config import RunConfig
+from hatlab.data.datasets import load_all
+from hatlab.data.tasks import TaskSequence, make_sequence
+from hatlab.training.runs import Run
+
+__all__ = ["chance", "forgetting", "joint_config", "over_seeds"]
+
+
+def chance(sequence: TaskSequence) -> np.ndarray:
+    """Return what a stratified random classifier is expected to reach on each task, (tasks,), in [0, 1].
+
+    It answers with the frequencies of the training labels, so it is right with probability sum_k p_k q_k, with q the
+    frequencies in the test set.
+    """
+    found = []
+    for task in sequence.tasks:
+        data, n = sequence.datasets[task.dataset], len(task.classes)
+        labels = (task.labels_of(data.y_train[task.train]), task.labels_of(data.y_test[task.test]))
+        p, q = (np.bincount(part, minlength=n) / len(part) for part in labels)
+        found.append(float(p @ q))
+    return np.array(found)
+
+
+def joint_config(config: RunConfig) -> RunConfig:
+    """Return the run of joint training that a run of `config` is held against: the same tasks, network and seed."""
+    return config.replace(method="joint", c=0.0, embedding_init=RunConfig().embedding_init)
+
+
+def forgetting(runs: Sequence[Run], joint: Sequence[Run]) -> pd.DataFrame:
+    """Return one row per run and number of tasks learnt t: rho^{<=t}, the mean over these tasks of eq. 6.
+
+    Columns: `run`, `method`, `c`, `s_max`, `seed`, `tasks_learnt`, `ratio` (NaN where that of one of the tasks is),
+    `accuracy` (mean over the tasks, in %).
+
+    Args:
+        runs: of any method.
+        joint: the runs of `joint_config` of each of them, in any order, each once.
+
+    Raises:
+        ValueError: a run whose joint reference is not among `joint`.
+        DatasetError: the labels, which chance is computed from, cannot be loaded.
+
+    Warns:
+        UserWarning: naming the tasks for which `metrics.forgetting_ratio` is NaN, and why.
+    """
+    references = {run.config.run_id: run for run in joint}
+    sets = functools.cache(load_all)
+    by_chance = functools.cache(lambda config: chance(make_sequence(config, sets(config.dataset))))
+    rows, undefined = [], dict[str, None]()
+    for run in runs:
+        config = joint_config(run.config)
+        if config.run_id not in references:
+            raise ValueError(
+                f"run {run.run_id} (seed {run.config.seed}) has no joint reference: run {config.run_id} is not among "
+                f"those given ({', '.join(references) or 'none'})"
+            )
+        own, together = (accuracy_matrix(one.accuracy).to_numpy() for one in (run, references[config.run_id]))
+        random = by_chance(config)
+        for t in range(len(own)):
+            first = slice(t + 1)
+            ratios = forgetting_ratio(own[t, first], random[first], together[t, first])
+            ratio = ratios.mean()
+            for task in np.flatnonzero(np.isnan(ratios)):
+                reached = f"joint training reaches {together[t, task]:.1%} (run {config.run_id}, {t + 1} tasks learnt)"
+                undefined[f"task {task + 1}: {reached}, chance is {random[task]:.1%}"] = None
+            rows.append(
+                {
+                    "run": run.run_id,
+                    **{name: getattr(run.config, name) for name in ("method", "c", "s_max", "seed")},
+                    "tasks_learnt": t + 1,
+                    "ratio": float(ratio),
+                    "accuracy": 100 * float(own[t, first].mean()),
+                }
+            )
+    if undefined:
+        why = f"less than {100 * LEAST_GAIN:g} points above chance is too little to divide by"
+        warnings.warn("\n".join([f"the forgetting ratio is NaN: {why}", *undefined]), stacklevel=2)
+    return pd.DataFrame(rows)
+
+
+def over_seeds(table: pd.DataFrame, by: Sequence[str] = ("method", "tasks_learnt")) -> pd.DataFrame:
+    """Return one row per combination of `by`, in order of appearance, with means and 95% t intervals over seeds.
+
+    Columns: `by`, `seeds`, and `ratio` and `accuracy` each with its `_low` and `_high`.
+
+    Args:
+        table: what `forgetting` returns.
+    """
+    return metrics.over_seeds(table, by, ("ratio", "accuracy"))

@@ -1,0 +1,1 @@
+"""What the precision of the gate changes (08_precision)."""

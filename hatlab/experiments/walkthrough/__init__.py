@@ -1,0 +1,1 @@
+"""The exercises and figures of 01_walkthrough."""

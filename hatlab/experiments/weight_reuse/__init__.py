@@ -1,0 +1,1 @@
+"""Which weights later tasks reuse (05_weight_reuse, Fig. 6)."""

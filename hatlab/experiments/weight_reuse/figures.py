@@ -1,0 +1,85 @@
+"""Weight reuse across tasks: Fig. 6."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from hatlab.experiments.style import WIDTH, styled
+
+__all__ = ["weight_reuse"]
+
+
+def weight_reuse(reuse: pd.DataFrame, title: str = "") -> Figure:
+    """Draw the paper's Fig. 6: which share of a task's weights (row) a later task (column) uses too.
+
+    The left panel has the share in %, the right one how many times it is what masks that know nothing of each other
+    would share. Every cell has its number; there is none where a task uses no weight.
+
+    Args:
+        reuse: what `hatlab.experiments.weight_reuse.tables.over_seeds` returns, of one or more seeds.
+        title: what was trained on what; how many seeds there are is added.
+
+    Raises:
+        ValueError: the table is empty.
+    """
+    if reuse.empty:
+        raise ValueError("the table of weight reuse is empty: there is no run of two or more tasks")
+    n_tasks = int(reuse["later"].max()) + 1
+    largest = float(np.nanmax([2.0, *reuse["beyond_chance"]]))
+    with styled():
+        height = 1.4 + n_tasks * float(np.clip(3 / n_tasks, 0.22, 0.4))
+        figure, panels = plt.subplots(1, 2, figsize=(WIDTH, height), sharey=True, layout="constrained")
+        _draw(panels[0], reuse, "reused", Normalize(0, 100), "{:.0f}", "Weights reused (%)")
+        _draw(panels[1], reuse, "beyond_chance", Normalize(0, largest), "{:.1f}", "Reused / expected by chance (times)")
+        panels[0].set_ylabel("Task whose weights they are")
+        panels[0].set_title(_heading(title, reuse), loc="left", pad=9)
+    return figure
+
+
+def _draw(axes: Axes, reuse: pd.DataFrame, column: str, norm: Normalize, form: str, label: str) -> None:
+    n_tasks = int(reuse["later"].max()) + 1
+    values = reuse.pivot(index="task", columns="later", values=column).to_numpy(dtype=float)
+    # dark is much, so that paper is nothing
+    colors = plt.get_cmap("viridis_r")
+    axes.pcolormesh(np.ma.masked_invalid(values), cmap=colors, norm=norm, edgecolors="white", linewidth=1)
+    for row, column_ in np.argwhere(np.isfinite(values)):
+        value = values[row, column_]
+        luminance = np.dot(colors(norm(value))[:3], (0.2126, 0.7152, 0.0722))
+        ink = "white" if luminance < 0.5 else "black"
+        place = (column_ + 0.5, row + 0.5)
+        axes.annotate(form.format(value), place, ha="center", va="center", color=ink, fontsize=min(8.5, 62 / n_tasks))
+    # the last task has a row, although no task comes after it, so that all have their names
+    axes.set_ylim(n_tasks, 0)
+    axes.set_yticks(np.arange(n_tasks) + 0.5, _names(reuse))
+    axes.set_xticks(np.arange(n_tasks - 1) + 0.5, [str(k) for k in range(2, n_tasks + 1)])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("Later task that uses them too")
+    bar = axes.figure.colorbar(ScalarMappable(norm, colors), ax=axes, pad=0.03)
+    bar.set_label(label)
+    bar.ax.tick_params(length=2)
+    if column == "beyond_chance":
+        bar.ax.axhline(1, color="black", linewidth=0.8)
+
+
+def _names(reuse: pd.DataFrame) -> list[str]:
+    """The tasks' places in training and, where all seeds have the same order, their names."""
+    pairs = reuse[["task", "task_name", "later", "later_name"]].itertuples(index=False)
+    names = {int(place): name for pair in pairs for place, name in (pair[:2], pair[2:])}
+    return [f"{names[place]}  {place + 1}".strip() for place in sorted(names)]
+
+
+def _heading(title: str, reuse: pd.DataFrame) -> str:
+    fewest, most = int(reuse["n"].min()), int(reuse["n"].max())
+    what = ""
+    if most > 1:
+        what = f"mean of {most if fewest == most else f'{fewest} to {most}'} seeds"
+        if not reuse["task_name"].iloc[0]:
+            what += ", each with tasks in its own order"
+    return f"{title}\n{what}".strip()

@@ -1,0 +1,245 @@
+"""The gated networks: `HATMLP` and `HATCNN`, and the chain of layers that both are.
+
+A network has three named parts: `trunk` (the gated layers, in order), `gates` (one embedding per task, a
+value for every unit of the trunk) and `heads` (one linear layer per task).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hatlab.method.gate import gate
+from hatlab.method.protection import links, movable
+
+__all__ = ["HATCNN", "HATMLP", "HATNetwork"]
+
+
+class HATNetwork(nn.Module):
+    """A chain of linear and convolutional layers whose units are gated per task (section 2 of the paper).
+
+    Each trunk layer is followed by ReLU, dropout, 2x2 max pooling if it is a convolution, and its mask: the
+    authors' order. Maps are flattened, channel-major, in front of the first linear layer.
+
+    Args:
+        trunk: layer name -> nn.Linear or nn.Conv2d, in the order in which they follow each other.
+        input_shape: (C, H, W) of one image.
+        classes: number of classes of each task.
+        dropout: probability behind each trunk layer, in order.
+        input_dropout: probability on the input.
+        embedding_init: "normal", e ~ N(0, 1), or "uniform", e ~ U(0, 2).
+        gated: False makes it the plain network: every mask is 1.
+
+    Raises:
+        TypeError: a layer that is neither linear nor a convolution.
+        ValueError: the layers do not fit each other or the input.
+
+    Attributes:
+        links: how the trunk's layers are joined, see `protection.links`.
+        dropout, dropout_shapes: probability of each dropout, the input's first, and the shape, without the batch, of
+            what it acts on.
+        units: layer name -> number of gated units, in order.
+        gates: (tasks, all units) embeddings e, layer after layer.
+    """
+
+    def __init__(
+        self,
+        trunk: Mapping[str, nn.Linear | nn.Conv2d],
+        input_shape: Sequence[int],
+        classes: Sequence[int],
+        dropout: Sequence[float],
+        input_dropout: float = 0.0,
+        embedding_init: str = "normal",
+        gated: bool = True,
+    ) -> None:
+        super().__init__()
+        if not trunk:
+            raise ValueError("trunk has no layers: at least one is needed")
+        self.links = links(trunk)
+        if len(dropout) != len(trunk):
+            raise ValueError(f"dropout has {len(dropout)} values for {len(trunk)} trunk layers: one each is needed")
+        self.input_shape = tuple(input_shape)
+        self.gated = gated
+        self.trunk = nn.ModuleDict(trunk)
+        self.units = {name: layer.weight.shape[0] for name, layer in trunk.items()}
+        e = torch.empty(len(classes), sum(self.units.values()))
+        if embedding_init not in ("normal", "uniform"):
+            raise ValueError(f"embedding_init = {embedding_init!r}: allowed are 'normal' and 'uniform'")
+        if e.is_meta:  # there are no values to draw, and torch would import its compiler to draw none
+            pass
+        elif embedding_init == "normal":
+            e.normal_()
+        else:
+            e.uniform_(0, 2)
+        self.gates = nn.Parameter(e)
+        self.heads = nn.ModuleList(nn.Linear(list(self.units.values())[-1], n) for n in classes)
+        self.dropout = (input_dropout, *dropout)
+        self.dropout_shapes = _dropout_shapes(trunk, self.input_shape)
+        if len(self.dropout_shapes[-1]) != 1:
+            raise ValueError(
+                f"the last trunk layer, '{list(trunk)[-1]}', is a convolution: the heads read a linear layer"
+            )
+
+    def split(self, vector: Tensor) -> dict[str, Tensor]:
+        """Cut values of all units, (..., all units), into layer name -> (..., units)."""
+        return dict(zip(self.units, torch.split(vector, list(self.units.values()), -1), strict=True))
+
+    def mask(self, task: int, s: float | Tensor) -> Tensor:
+        """Return the mask of `task` at slope `s` over the units of all layers, (all units,), in float32."""
+        if not self.gated:
+            return torch.ones_like(self.gates[task], dtype=torch.float32)
+        return gate(self.gates[task], s).to(torch.float32)
+
+    def movable(self, cumulative: Tensor) -> dict[str, Tensor]:
+        """Return what the gradient of each trunk parameter is multiplied by, under its name in `named_parameters`.
+
+        `cumulative`: (all units,); see `protection.movable`.
+        """
+        factors = movable(dict(self.trunk.items()), self.split(cumulative))
+        return {f"trunk.{name}": factor for name, factor in factors.items()}
+
+    def forward(self, x: Tensor, task: int, mask: Tensor, keep: Sequence[Tensor | None] | None = None) -> Tensor:
+        """Return the logits of `task`'s head.
+
+        Args:
+            x: (batch, C, H, W), normalised.
+            task: which head.
+            mask: (all units,), e.g. `self.mask(task, s_max)`.
+            keep: dropout's factors, one (batch, ...) or None for each of `dropout`; None: torch's own dropout, in
+                training mode only.
+
+        Returns:
+            (batch, classes of the task).
+        """
+        logits: Tensor = self.heads[task](self.features(x, mask, keep))
+        return logits
+
+    def features(self, x: Tensor, mask: Tensor, keep: Sequence[Tensor | None] | None = None) -> Tensor:
+        """Return what the heads read, (batch, units of the last layer); arguments as for `forward`."""
+        factors = iter(keep) if keep is not None else None
+
+        def drop(h: Tensor, p: float) -> Tensor:
+            if factors is None:
+                return F.dropout(h, p, self.training)
+            factor = next(factors)
+            return h if factor is None else h * factor
+
+        if keep is not None and len(keep) != len(self.dropout):
+            raise ValueError(f"keep has {len(keep)} factors for {len(self.dropout)} dropouts: one each is needed")
+        masks = self.split(mask)
+        h = drop(x, self.dropout[0])
+        for (name, layer), p in zip(self.trunk.items(), self.dropout[1:], strict=True):
+            if isinstance(layer, nn.Linear):
+                h = drop(F.relu(layer(h.flatten(1))), p) * masks[name]
+            else:
+                h = F.max_pool2d(drop(F.relu(layer(h)), p), 2) * masks[name].reshape(-1, 1, 1)
+        return h
+
+
+def _dropout_shapes(trunk: Mapping[str, nn.Linear | nn.Conv2d], input_shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Shapes, without the batch, of what dropout acts on; says which layer does not fit if one does not.
+
+    They are computed, not tried out: without values torch would import its compiler for that.
+    """
+    shapes: list[tuple[int, ...]] = [input_shape]
+    h = input_shape
+    for name, layer in trunk.items():
+        linear = isinstance(layer, nn.Linear)
+        h = (math.prod(h),) if linear else h
+        reads = layer.weight.shape[1]
+        if len(h) != layer.weight.dim() - 1 or h[0] != reads:
+            raise ValueError(
+                f"layer '{name}' ({layer}) does not fit what comes before it: it reads {reads} "
+                f"{'inputs' if linear else 'channels of maps'}, and is given {' x '.join(map(str, h))}"
+            )
+        h = (layer.weight.shape[0], *([] if isinstance(layer, nn.Linear) else _sides(layer, h[1:])))
+        shapes.append(h)
+        h = h if linear else (h[0], *(side // 2 for side in h[1:]))
+        if min(h) < 1:
+            raise ValueError(
+                f"layer '{name}' ({layer}) does not fit what comes before it: its maps of "
+                f"{' x '.join(map(str, shapes[-1][1:]))} leave nothing after pooling"
+            )
+    return shapes
+
+
+def _sides(layer: nn.Conv2d, sides: Sequence[int]) -> list[int]:
+    """Height and width of a convolution's maps, given those that it reads."""
+    if layer.padding == "same":
+        return list(sides)
+    padding = (0, 0) if isinstance(layer.padding, str) else layer.padding
+    each = zip(sides, padding, layer.dilation, layer.kernel_size, layer.stride, strict=True)
+    return [max(0, (side + 2 * pad - wide * (kernel - 1) - 1) // by + 1) for side, pad, wide, kernel, by in each]
+
+
+class HATMLP(HATNetwork):
+    """Multi-layer perceptron fc1 ... fcN; the authors' for MNIST is 2 layers of 2000 units.
+
+    Args:
+        input_shape: (C, H, W).
+        classes: number of classes of each task.
+        widths: units of each hidden layer.
+        dropout: probability on the input, and behind each hidden layer.
+        embedding_init, gated: as for `HATNetwork`.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        classes: Sequence[int],
+        widths: Sequence[int] = (2000, 2000),
+        dropout: tuple[float, float] = (0.2, 0.5),
+        embedding_init: str = "normal",
+        gated: bool = True,
+    ) -> None:
+        sizes = [math.prod(input_shape), *widths]
+        trunk = {f"fc{i}": nn.Linear(sizes[i - 1], sizes[i]) for i in range(1, len(sizes))}
+        super().__init__(trunk, input_shape, classes, [dropout[1]] * len(widths), dropout[0], embedding_init, gated)
+
+
+class HATCNN(HATNetwork):
+    """The authors' AlexNet-like network: convolutions of 64, 128 and 256 filters, two linear layers of 2048 units.
+
+    The kernels follow the image's side: side // 8, side // 10 and 2, without padding; 4, 3 and 2 for 32 x 32.
+
+    Args:
+        input_shape: (C, side, side), side at least 28.
+        classes: number of classes of each task.
+        dropout: probability behind the first two layers, and behind the other three.
+        embedding_init, gated: as for `HATNetwork`.
+
+    Raises:
+        ValueError: images that are not square or smaller than 28 x 28.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        classes: Sequence[int],
+        dropout: tuple[float, float] = (0.2, 0.5),
+        embedding_init: str = "normal",
+        gated: bool = True,
+    ) -> None:
+        channels, height, width = input_shape
+        if height != width or height < 28:
+            raise ValueError(
+                f"HATCNN was given images of {height} x {width}: they must be square and at least 28 x 28, because its "
+                "kernels (side // 8, side // 10, 2) and three poolings are made for 32 x 32 and leave little of "
+                "smaller ones. Pad the images"
+            )
+        low, high = dropout
+        filters = (channels, 64, 128, 256)
+        side, trunk = height, {}
+        for i, kernel in enumerate((height // 8, height // 10, 2), start=1):
+            trunk[f"c{i}"] = nn.Conv2d(filters[i - 1], filters[i], kernel)
+            side = (side - kernel + 1) // 2
+        layers: dict[str, nn.Linear | nn.Conv2d] = {
+            **trunk,
+            "fc1": nn.Linear(256 * side * side, 2048),
+            "fc2": nn.Linear(2048, 2048),
+        }
+        super().__init__(layers, input_shape, classes, [low, low, high, high, high], 0.0, embedding_init, gated)

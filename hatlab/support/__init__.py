@@ -1,0 +1,1 @@
+"""What knows nothing of HAT: files, paths, provenance, values as people type them, progress."""

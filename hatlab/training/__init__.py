@@ -1,0 +1,1 @@
+"""Training of many runs side by side: fast, recorded, and resumed where it stopped."""

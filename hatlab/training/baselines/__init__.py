@@ -1,0 +1,1 @@
+"""What HAT is compared with: joint training, and EWC."""

@@ -1,0 +1,175 @@
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import hatlab
+from hatlab.analysis.metrics import mean_interval
+from hatlab.analysis.verdicts import NOT_COMPARABLE
+from hatlab.config import RunConfig
+from hatlab.experiments.weight_reuse import claims, tables
+from hatlab.experiments.weight_reuse.tables import weight_reuse
+from hatlab.method.protection import links
+from hatlab.support.progress import Progress
+
+MASK_VALUES = st.sampled_from([0.0, 0.5, 1.0]) | st.floats(0, 1, width=32)
+
+
+def trunk(a, b, c, positions):
+    return {"c1": nn.Conv2d(2, a, 2), "c2": nn.Conv2d(a, b, (1, 3)), "fc1": nn.Linear(b * positions, c)}
+
+
+@st.composite
+def chains(draw, n_masks):
+    """Two convolutions and a linear layer of up to 3 units each, and masks of them."""
+    sizes = [draw(st.integers(1, 3)) for _ in range(3)]
+    layers = trunk(*sizes, draw(st.integers(1, 3)))
+    masks = [
+        {
+            name: np.array(draw(st.lists(MASK_VALUES, min_size=n, max_size=n)), np.float32)
+            for name, n in zip(layers, sizes, strict=True)
+        }
+        for _ in range(n_masks)
+    ]
+    return layers, masks
+
+
+def used(layers, mask):
+    """Whether each weight is used, one at a time: all layers, flattened."""
+    parts, before = [], None
+    for name, layer in layers.items():
+        part = np.zeros(layer.weight.shape, bool)
+        for place in np.ndindex(part.shape):
+            reads = 1.0 if before is None else before[place[1] * len(before) // part.shape[1]]
+            part[place] = min(mask[name][place[0]], reads) > 0.5
+        parts.append(part.ravel())
+        before = mask[name]
+    return np.concatenate(parts)
+
+
+@given(chains(3))
+@settings(deadline=None)
+def test_shares_equal_counts_over_explicit_weight_masks(chain):
+    layers, masks = chain
+    table = weight_reuse(links(layers), masks)
+    assert list(zip(table["task"], table["later"], strict=True)) == [(0, 1), (0, 2), (1, 2)]
+    for row in table.itertuples():
+        first, later = used(layers, masks[row.task]), used(layers, masks[row.later])
+        assert row.weights == first.sum()
+        if not first.any():
+            assert math.isnan(row.reused) and math.isnan(row.expected) and math.isnan(row.beyond_chance)
+            continue
+        assert row.reused == pytest.approx(100 * (first & later).sum() / first.sum())
+        if row.expected:
+            assert row.beyond_chance == pytest.approx(row.reused / row.expected)
+
+
+@given(chains(2))
+@settings(deadline=None, max_examples=30)
+def test_expected_is_the_mean_over_all_ways_to_place_the_later_tasks_units(chain):
+    layers, (first, later) = chain
+    orders = itertools.product(*(itertools.permutations(mask) for mask in later.values()))
+    placed = [dict(zip(layers, map(np.array, order), strict=True)) for order in orders]
+    shares = [weight_reuse(links(layers), [first, mask])["reused"].iloc[0] for mask in placed]
+    expected = weight_reuse(links(layers), [first, later])["expected"].iloc[0]
+    np.testing.assert_allclose(np.mean(shares), expected, atol=1e-9)
+
+
+def test_a_task_reuses_all_of_what_its_own_mask_contains():
+    layers = {"fc1": nn.Linear(4, 4), "fc2": nn.Linear(4, 4)}
+    small, large = ({name: np.arange(4) < k for name in layers} for k in (2, 3))
+    (there,), (back,) = (weight_reuse(links(layers), pair)["reused"] for pair in ((small, large), (large, small)))
+    assert there == 100
+    assert back == pytest.approx(100 * (2 * 4 + 2 * 2) / (3 * 4 + 3 * 3))  # the first layer reads all inputs
+
+
+SMALL = RunConfig(widths=(30, 20), batch_size=32, max_epochs=2, n_tasks=3)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    results = tmp_path_factory.mktemp("results")
+    return hatlab.sweep(SMALL.grid(seed=[0, 1]), results=results, device="cpu", progress=Progress())
+
+
+def test_the_table_of_runs_names_the_tasks(runs):
+    table = tables.of_runs(runs)
+    assert list(table.columns) == [
+        "run", "seed", "task", "later", "task_name", "later_name", "weights", "reused", "expected", "beyond_chance",
+    ]  # fmt: skip
+    assert list(table["run"].unique()) == [run.run_id for run in runs] and len(table) == 6
+    for run in runs:
+        names = dict(zip(run.tasks["task"], run.tasks["name"], strict=True))
+        own = table[table["run"] == run.run_id]
+        assert list(own["task_name"]) == [names[k] for k in own["task"]]
+        assert list(own["later_name"]) == [names[k] for k in own["later"]]
+    assert table["reused"].between(0, 100).all()
+
+
+def test_one_task_has_nothing_to_reuse(tmp_path):
+    run = hatlab.run(SMALL.replace(n_tasks=1, max_epochs=1), results=tmp_path, device="cpu", progress=Progress())
+    with pytest.raises(ValueError, match="has one task"):
+        tables.of_runs([run])
+
+
+def pairs(values, names=("a", "b", "c")):
+    """A table as `of_runs` makes it: `values[seed]` are the shares of pairs (0, 1), (0, 2) and (1, 2), 20 by chance."""
+    rows = []
+    for seed, shares in enumerate(values):
+        for (i, j), share in zip([(0, 1), (0, 2), (1, 2)], shares, strict=True):
+            order = names[seed] if isinstance(names[0], list) else names
+            rows.append((f"run{seed}", seed, i, j, order[i], order[j], 100, share, 20.0, share / 20))
+    columns = "run seed task later task_name later_name weights reused expected beyond_chance"
+    return pd.DataFrame(rows, columns=columns.split())
+
+
+def test_means_over_seeds_and_their_intervals():
+    table = pairs([[10, 20, 30], [20, 40, 60], [60, 60, math.nan]])
+    means = tables.over_seeds(table)
+    assert list(means["n"]) == [3, 3, 2]
+    np.testing.assert_allclose(means[["reused", "reused_low", "reused_high"]].iloc[0], mean_interval([10, 20, 60]))
+    np.testing.assert_allclose(means["reused"], [30, 40, 45])
+    np.testing.assert_allclose(means["beyond_chance"], means["reused"] / 20)
+    assert list(means["task_name"]) == ["a", "a", "b"] and list(means["later_name"]) == ["b", "c", "c"]
+
+
+def test_places_with_different_tasks_have_no_names():
+    table = pairs([[10, 20, 30]] * 2, names=(["a", "b", "c"], ["a", "c", "b"]))
+    means = tables.over_seeds(table)
+    assert set(means["task_name"]) == set(means["later_name"]) == {""}
+
+
+def test_two_runs_of_one_seed_are_no_mean_over_seeds():
+    table = pairs([[10, 20, 30]])
+    with pytest.raises(ValueError, match="several runs of one seed"):
+        tables.over_seeds(pd.concat([table, table.assign(run="other")]))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([[40, 40, 40], [42, 42, 42]], "uses 41% (95% interval 28 to 54)"),
+        (
+            [[40, 40, 40], [42, 42, 42]],
+            "2.05 times (1.41 to 2.69) what independent masks would share: more than chance.",
+        ),
+        ([[10, 10, 10], [11, 11, 11]], "less than chance"),
+        ([[10, 10, 10], [40, 40, 40]], "not told apart from chance"),
+        ([[40, 40, 40]], "2.00 times what independent masks would share (one seed, no interval)"),
+        ([[math.nan] * 3], "No task uses any weight"),
+    ],
+)
+def test_the_sentence_follows_the_table(values, words):
+    assert words in claims.statement(pairs(values))
+
+
+def test_there_is_no_number_of_the_paper_to_agree_with():
+    share, times = claims.judge(pairs([[40, 40, 40], [50, 50, 50]]))
+    assert (share.ours, share.n, share.unit, share.verdict) == (45, 2, "%", NOT_COMPARABLE)
+    assert (times.ours, times.unit, times.why) == (2.25, "times", "the paper gives no number")
+    assert claims.judge(pairs([[math.nan] * 3])) == []

@@ -1,0 +1,85 @@
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from hatlab.experiments.weight_reuse.figures import weight_reuse
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
+
+
+def table(n_tasks=4, n=3, names=True, share=lambda i, j: 10 * i + j, chance=10.0):
+    rows = []
+    for i in range(n_tasks):
+        for j in range(i + 1, n_tasks):
+            own, later = (f"digits {k}" if names else "" for k in (i, j))
+            rows.append((i, j, own, later, n, share(i, j), share(i, j) / chance))
+    return pd.DataFrame(rows, columns=["task", "later", "task_name", "later_name", "n", "reused", "beyond_chance"])
+
+
+def numbers(axes):
+    """(row, column) -> the number in the cell."""
+    return {(int(t.xy[1]), int(t.xy[0])): t.get_text() for t in axes.texts}
+
+
+def test_every_pair_has_its_number_and_nothing_else_has_one():
+    left, right, *_ = weight_reuse(table()).axes
+    expected = {(i, j - 1): 10 * i + j for i in range(4) for j in range(i + 1, 4)}  # columns begin with the second task
+    assert numbers(left) == {cell: f"{value:.0f}" for cell, value in expected.items()}
+    assert numbers(right) == {cell: f"{value / 10:.1f}" for cell, value in expected.items()}
+    (mesh,) = left.collections
+    values = mesh.get_array().reshape(3, 3)
+    assert {(i, j) for i, j in np.ndindex(3, 3) if not values.mask[i, j]} == set(expected)
+
+
+def test_the_first_task_stands_on_top_and_all_are_named():
+    left = weight_reuse(table()).axes[0]
+    bottom, top = left.get_ylim()
+    assert bottom > top
+    assert [t.get_text() for t in left.get_yticklabels()] == [f"digits {k}  {k + 1}" for k in range(4)]
+    assert [t.get_text() for t in left.get_xticklabels()] == ["2", "3", "4"]
+
+
+def test_places_stand_alone_where_seeds_have_other_tasks_there():
+    left = weight_reuse(table(names=False), "Split digits").axes[0]
+    assert [t.get_text() for t in left.get_yticklabels()] == ["1", "2", "3", "4"]
+    assert left.get_title(loc="left") == "Split digits\nmean of 3 seeds, each with tasks in its own order"
+
+
+def test_the_heading_states_the_number_of_seeds():
+    assert weight_reuse(table(n=1), "Split digits, seed 0").axes[0].get_title(loc="left") == "Split digits, seed 0"
+    some = table(n=5)
+    some.loc[2, "n"] = 4
+    assert weight_reuse(some).axes[0].get_title(loc="left") == "mean of 4 to 5 seeds"
+
+
+def test_a_task_without_weights_has_empty_cells():
+    left, right, *_ = weight_reuse(table(share=lambda i, j: math.nan if i == 1 else 50.0)).axes
+    assert {row for row, _ in numbers(left)} == {row for row, _ in numbers(right)} == {0, 2}
+
+
+def test_colours_are_fixed_and_numbers_readable_on_them():
+    left, _, bar, ratio_bar = weight_reuse(table(share=lambda i, j: 100.0 if i else 0.0)).axes
+    assert bar.get_ylim() == (0, 100) and bar.get_ylabel() == "Weights reused (%)"
+    assert ratio_bar.get_ylim() == (0, 10)
+    mesh = left.collections[0]
+    for text in left.texts:
+        value = float(text.get_text())
+        paper = np.dot(mesh.cmap(mesh.norm(value))[:3], (0.2126, 0.7152, 0.0722))
+        ink = {"white": 1.0, "black": 0.0}[text.get_color()]
+        assert abs(paper - ink) > 0.5
+    # in grey: dark is much
+    luminance = [np.dot(mesh.cmap(mesh.norm(v))[:3], (0.2126, 0.7152, 0.0722)) for v in (0, 25, 50, 75, 100)]
+    assert np.all(np.diff(luminance) < -0.1)
+
+
+def test_an_empty_table_is_refused():
+    with pytest.raises(ValueError, match="empty"):
+        weight_reuse(table().iloc[:0])

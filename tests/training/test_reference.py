@@ -1,0 +1,174 @@
+"""Replays runs of the authors' implementation with the library's own step; `--reference-dir` names their folder.
+
+The format is described in tests/reference/README.md.
+"""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from hatlab.method import protection
+from hatlab.method.capacity import weight_usage
+from hatlab.method.gate import gate, slopes
+from hatlab.method.networks import HATCNN, HATMLP
+from hatlab.method.regularizer import affine
+from hatlab.training.step import Batch, Hyper, Past, State, step
+
+TOLERANCE = 1e-4
+SEED = re.compile(r"RandomState\((\d+)\s*\+")
+
+
+def native_name(theirs: str, layers: list[str]) -> str:
+    """The network's name of a parameter of the authors' modules; embeddings are handled apart."""
+    layer, rest = theirs.split(".", 1)
+    return f"heads.{rest}" if layer == "last" else f"trunk.{theirs}"
+
+
+def seeds(meta):
+    """The seeds of weights, data and order, as the recipe's texts name them."""
+    found = [*SEED.findall(meta["init"]), *SEED.findall(meta["data"])]
+    assert len(found) == 3, f"three seeds were expected in {meta['init']!r} and {meta['data']!r}"
+    return tuple(map(int, found))
+
+
+class Replay:
+    """One recorded run: initial values, data and order of every task, whatever the file leaves to a recipe."""
+
+    def __init__(self, path):
+        with np.load(path, allow_pickle=False) as file:
+            self.file = dict(file)
+        self.meta = json.loads(self.file["meta"].tobytes())
+        common = (self.meta["input"], self.meta["classes"])
+        if self.meta["kind"] == "mlp":
+            self.network = HATMLP(*common, [self.meta["nhid"]] * self.meta["nlayers"], (0.0, 0.0))
+        else:
+            self.network = HATCNN(*common, (0.0, 0.0))
+            self.weights_seed, self.data_seed, self.order_seed = seeds(self.meta)
+        self.layers = list(self.network.units)
+        heads = [f"last.{t}.{kind}" for t in range(len(self.meta["classes"])) for kind in ("weight", "bias")]
+        trunk = [f"{layer}.{kind}" for layer in self.layers for kind in ("weight", "bias")]
+        self.names = sorted([*trunk, *heads, *(f"e{layer}.weight" for layer in self.layers)])
+
+    def values(self):
+        """Every parameter, under the authors' name, as the network has it now."""
+        native = dict(self.network.named_parameters())
+        embeddings = self.network.split(self.network.gates)
+        return {
+            name: (embeddings[name[1:-7]] if name.startswith("e") else native[native_name(name, self.layers)]).detach()
+            for name in self.names
+        }
+
+    def initialise(self):
+        for i, (name, value) in enumerate(self.values().items()):
+            if self.meta["kind"] == "mlp":
+                start = self.file[f"init/{name}"]
+            else:
+                start = (
+                    np.random.RandomState(self.weights_seed + i).standard_normal(tuple(value.shape)).astype(np.float32)
+                )
+                if name.endswith("bias"):
+                    start = start * 0.01
+                elif not name.startswith("e"):
+                    start = start / np.sqrt(np.prod(value.shape[1:]))  # float64, rounded below
+            value.copy_(torch.from_numpy(np.asarray(start, np.float32)))
+
+    def data(self, t):
+        """Images, labels, and the sample order of every epoch."""
+        if self.meta["kind"] == "mlp":
+            return (self.file[f"task{t}/{key}"] for key in ("x", "y", "order"))
+        random, n = np.random.RandomState(self.data_seed + t), self.meta["n"]
+        x = random.standard_normal((n, *self.meta["input"])).astype(np.float32)
+        y = random.randint(0, self.meta["classes"][t], n)
+        epochs = range(self.meta["epochs"])
+        return x, y, [np.random.RandomState(self.order_seed + 10 * t + e).permutation(n) for e in epochs]
+
+
+def replay_task(run, t, cumulative):
+    """Train task t as recorded; returns (steps, 2): CE + c R, and R."""
+    meta, network = run.meta, run.network
+    x, y, order = run.data(t)
+    x = torch.from_numpy(np.asarray(x, np.float32)).reshape(-1, *meta["input"])
+    y = torch.from_numpy(np.asarray(y)).long()
+    lr, s_max, clip = (torch.tensor([float(meta[k])]) for k in ("lr", "s_max", "clip"))
+    hyper = Hyper(lr, s_max.double(), clip, 6.0, 50.0, "authors")
+    factors = network.movable(cumulative) if t > 0 else {}
+    coefficient, offset = affine(cumulative, "original", min_units=0)
+    pull, _ = affine(cumulative, "original", meta["compressibility"], min_units=0)
+    past = Past(coefficient[None], offset[None], pull[None], factors)
+    mine = {n: p for n, p in network.named_parameters() if n.startswith(("trunk.", f"heads.{t}."))}
+    values = {n: p.detach().clone() for n, p in mine.items()}
+    state = State(
+        {n.replace(f"heads.{t}.", "head."): v[None] for n, v in values.items()}, network.gates[t].detach().clone()[None]
+    )
+    frozen = protection.protected_values(values, factors)
+    losses = []
+    keep = [None] * len(network.dropout)
+    for epoch in order:
+        for rows, s in zip(
+            torch.from_numpy(np.asarray(epoch)).long().split(meta["batch_size"]),
+            slopes("authors", meta["s_max"], len(epoch), meta["batch_size"]),
+            strict=True,
+        ):
+            weight = torch.full((1, len(rows)), 1 / len(rows))
+            batch = Batch(x[rows][None], y[rows][None], weight, keep, torch.tensor([[s]]))
+            ce, r = step(network, state, batch, hyper, past)[0].tolist()
+            losses.append([ce + meta["compressibility"] * r, r])
+    protection.verify_protected(values, factors, frozen)  # the step changes its values in place
+    for name, p in mine.items():
+        p.copy_(values[name])
+    network.gates[t].copy_(state.e[0])
+    network.gates.clamp_(-6, 6)  # the authors clamp the embeddings of all tasks, at every step
+    return np.array(losses)
+
+
+def compare_summary(value, theirs, name):
+    """Sum, sum of absolute values, norm, first values: the sums relative to that of the absolute values."""
+    flat = value.double().flatten()
+    size = float(flat.abs().sum())
+    ours = np.array([flat.sum() / size, 1, flat.norm() / size, *flat[:16]])
+    theirs = np.concatenate([theirs[:3] / size, theirs[3:]])
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE, err_msg=name)
+
+
+@torch.no_grad()
+def test_the_authors_run_is_repeated(reference):
+    run = Replay(reference)
+    run.initialise()
+    cumulative = torch.zeros_like(run.network.gates[0])
+    for t in range(len(run.meta["classes"])):
+        losses = replay_task(run, t, cumulative)
+        recorded = np.array(run.meta["losses"][t])
+        np.testing.assert_allclose(losses, recorded, rtol=0, atol=TOLERANCE, err_msg=f"losses of task {t}")
+
+        for name, value in run.values().items():
+            if run.meta["kind"] == "mlp":
+                np.testing.assert_allclose(value, run.file[f"task{t}/end/{name}"], rtol=0, atol=TOLERANCE, err_msg=name)
+            else:
+                theirs = run.file[f"task{t}/stat/{name}"]
+                compare_summary(value, theirs, name)
+
+        mask = gate(run.network.gates[t], run.meta["s_max"])
+        cumulative = protection.cumulate(cumulative, mask)
+        for kind, vector in (("mask", mask), ("cumulative", cumulative)):
+            for i, part in enumerate(run.network.split(vector).values()):
+                np.testing.assert_allclose(part, run.file[f"task{t}/{kind}{i}"].ravel(), rtol=0, atol=TOLERANCE)
+        used = weight_usage(run.network.links, {n: m.numpy() for n, m in run.network.split(cumulative).items()})
+        assert used == pytest.approx(run.meta["cumulative_weight_usage"][t], abs=TOLERANCE)
+
+
+def test_the_seeds_are_those_that_the_recipe_names():
+    meta = {"init": "i ~ RandomState(41+i).x", "data": "r=RandomState(500 + t); e: RandomState(6000+10*t+e).y"}
+    assert seeds(meta) == (41, 500, 6000)
+    with pytest.raises(AssertionError, match="three seeds were expected"):
+        seeds({**meta, "data": "none"})
+
+
+def test_sums_whose_terms_cancel_are_compared_by_the_size_of_the_terms():
+    value = torch.linspace(-1, 1, 100_001, dtype=torch.float64)
+    theirs = np.array([value.sum() + 1.0, value.abs().sum(), value.norm(), *value[:16]])
+    compare_summary(value, theirs, "close")
+    with pytest.raises(AssertionError, match="apart"):
+        compare_summary(value, theirs + np.eye(len(theirs))[0] * 10, "apart")
