@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import shutil
+import subprocess
+import time
 from types import SimpleNamespace
 
 import pandas as pd
@@ -150,8 +152,22 @@ def test_the_runs_are_those_that_the_notebooks_train():
     ],
 )
 def test_what_ended_well_over_the_same_code_is_not_done_again(tmp_path, monkeypatch, capsys, program, ended):
-    (tmp_path / "part.py").write_text(f"print('begun', flush=True)\n{program}\n")
+    # whatever the tests were started by may ignore Ctrl-C, which is inherited
+    heeds = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    (tmp_path / "part.py").write_text(f"{heeds}\nprint('begun', flush=True)\n{program}\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    class UntilItHasBegun(subprocess.Popen):
+        """The two seconds are over when the program has begun, however long that takes."""
+
+        def wait(self, timeout=None):
+            if timeout != 2:
+                return super().wait(timeout)
+            while "begun" not in (tmp_path / "out" / "part.txt").read_text():
+                time.sleep(0.05)
+            raise subprocess.TimeoutExpired(self.args, timeout)
+
+    monkeypatch.setattr(gpu.subprocess, "Popen", UntilItHasBegun)
     report = gpu.Report(tmp_path / "out", "cpu")
     seconds = 2 if "out of time" in ended else 60
     report.once("part", ["part"], ["benchmarks"], seconds)
