@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tarfile
@@ -26,6 +27,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Convolutions round differently with AVX-512, and after some steps at a slope of 400 a mask shows it. The recorded runs
 # of the authors' implementation are repeated with AVX2's rounding. Read when the first convolution is made.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+# What starts the tests may ignore these (nohup, a shell's &), and what the tests start would inherit that.
+for _name, _usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    _number = getattr(signal, _name, None)
+    if _number is not None and signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 Arrays = dict[str, np.ndarray]
 
