@@ -9,8 +9,8 @@ import torch
 
 import hatlab
 from hatlab.support.progress import Progress
-from hatlab.training.engine import Group
-from hatlab.training.grouping import fitting, parts
+from hatlab.training.engine import ReplicaGroup
+from hatlab.training.grouping import chunks, max_replicas
 from hatlab.training.runs import trainers
 from hatlab.training.torch_settings import torch_settings
 from hatlab.training.trainer import Trainer
@@ -39,7 +39,7 @@ class Epochs:
             run.task = task
             if task > 0:  # as if the tasks before had taken the units that the first mask opens: about half of them
                 run.cumulative = run.network.mask(0, run.config.s_max).detach()
-        self.first, self.group = runs[0], Group(runs, capture)
+        self.first, self.group = runs[0], ReplicaGroup(runs, capture)
         self.steps = -(-len(self.first.split.train) // self.first.config.batch_size)
 
     def __call__(self) -> None:
@@ -47,7 +47,7 @@ class Epochs:
         self._train(lambda: self.group.train_epoch())
 
     def whole(self) -> None:
-        """Train an epoch, validate, and keep the books."""
+        """Train an epoch, validate, and record it."""
         self._train(self._whole)
 
     def data(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,6 +82,6 @@ def train(runs: Sequence[Trainer], one_by_one_and_eager: bool) -> None:
     """Train `runs` on their GPU as a sweep would group them, or one after the other without capture."""
 
     network, size, device = runs[0].network, runs[0].config.batch_size, runs[0].device
-    for group in parts(runs, lambda: 1 if one_by_one_and_eager else fitting(network, size, device)):
+    for group in chunks(runs, lambda: 1 if one_by_one_and_eager else max_replicas(network, size, device)):
         with torch_settings(network, size, len(group), device):
-            Group(group, capture=not one_by_one_and_eager).train(lambda run: None, Progress())
+            ReplicaGroup(group, capture=not one_by_one_and_eager).train(lambda run: None, Progress())

@@ -12,7 +12,7 @@ from benchmarks.machine import cores
 from benchmarks.ours import Epochs, set_up
 from benchmarks.table import Measured, NotMeasured, Setting, row
 from benchmarks.timing import Ratio, ratio, stopwatch, threads
-from hatlab.training.grouping import in_lanes
+from hatlab.training.grouping import in_worker_threads
 
 
 def _step_against_bare(setting: Setting, threads_: int) -> Measured:
@@ -126,7 +126,7 @@ def _share_of_sgemm(setting: Setting, threads_: int, lanes: int = 1) -> Measured
         config = setting.split_mnist(2000, 2000, validation=0.9)  # a short epoch
         runs = [Epochs([config.replace(seed=seed)]) for seed in range(lanes)]
         gflop = per_image * sum(len(run.first.split.train) for run in runs) / 1e9
-        ours = functools.partial(in_lanes, [lambda check, run=run: run() for run in runs], lanes)
+        ours = functools.partial(in_worker_threads, [lambda check, run=run: run() for run in runs], lanes)
         measured = ratio(
             stopwatch(lambda: torch.mm(a, b, out=out), 2 * size**3 / 1e9, times=3),
             stopwatch(ours if lanes > 1 else runs[0], gflop),

@@ -16,7 +16,7 @@ from benchmarks.processes import Processes
 from benchmarks.table import Measured, NotMeasured, Setting, row
 from benchmarks.timing import Ratio, curve, median_interval, ratio, rise_of, stopwatch, threads
 from hatlab.support.paths import home
-from hatlab.training.grouping import in_lanes
+from hatlab.training.grouping import in_worker_threads
 
 
 def _seeds(config: hatlab.RunConfig, count: int) -> list[hatlab.RunConfig]:
@@ -67,7 +67,7 @@ def _lanes(setting: Setting, config: hatlab.RunConfig, pairs: int) -> Measured:
     setting.need_cores(2)
     with threads(cores()):
         runs = [Epochs([config.replace(seed=seed)]) for seed in range(cores())]
-        at_once = functools.partial(in_lanes, [lambda check, run=run: run() for run in runs], len(runs))
+        at_once = functools.partial(in_worker_threads, [lambda check, run=run: run() for run in runs], len(runs))
 
         def in_turn() -> None:
             for run in runs:

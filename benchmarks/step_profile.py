@@ -9,14 +9,14 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import hatlab
-from hatlab.training.engine import Group
+from hatlab.training.engine import ReplicaGroup
 from hatlab.training.runs import trainers
 
 torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
 config = hatlab.RunConfig(dataset="mnist", task_order="fixed", validation=0.9, n_tasks=2)
 (run,) = trainers([config], "cpu")
 run.task, run.cumulative = 1, run.network.mask(0, config.s_max).detach()
-group = Group([run])
+group = ReplicaGroup([run])
 group.train_epoch()
 steps = -(-len(run.split.train) // config.batch_size)
 with profile(activities=[ProfilerActivity.CPU]) as profiled:

@@ -16,7 +16,7 @@ from hatlab.data.datasets import Dataset
 from hatlab.data.loading import Images
 from hatlab.data.tasks import make_sequence
 from hatlab.support.progress import Progress
-from hatlab.training.engine import Group
+from hatlab.training.engine import ReplicaGroup
 from hatlab.training.torch_settings import torch_settings
 from hatlab.training.trainer import Trainer
 
@@ -72,7 +72,7 @@ def main(every: int = 1, first: int = 0) -> int:
         together, alone = ([Trainer(c, make_sequence(c, [data]), held) for c in configs] for _ in range(2))
         with torch_settings(together[0].network, 1, 1, CPU):  # one thread
             for group in (together, *([one] for one in alone)):
-                Group(group).train(lambda trainer: None, Progress())
+                ReplicaGroup(group).train(lambda trainer: None, Progress())
         if any(bits(one) != bits(other) for one, other in zip(together, alone, strict=True)):
             different.append((base.widths, classes, side * side, base.batch_size, base.method))
     for widths, classes, pixels, batch, method in different:

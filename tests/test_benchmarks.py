@@ -231,7 +231,7 @@ def test_epochs_are_of_a_later_task_with_masked_gradients() -> None:
     assert epochs.first.task == 1 and epochs.first.cumulative.any()
     epochs()
     epochs.whole()
-    assert epochs.first.movable
+    assert epochs.first.gradient_mask
     moved = {name for name, p in epochs.first.network.named_parameters() if not torch.equal(p, before[name])}
     assert {"trunk.fc1.weight", "heads.1.weight", "gates"} <= moved
     assert "heads.0.weight" not in moved

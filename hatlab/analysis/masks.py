@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hatlab.data.tasks import TaskSequence, make_sequence
 from hatlab.method.gate import gate
 from hatlab.method.networks import HATNetwork
-from hatlab.method.protection import Link, links
+from hatlab.method.protection import GatedLayer, gated_layers
 from hatlab.support.provenance import checksum
 from hatlab.training.records import Record, RecordError
 from hatlab.training.runs import Run
@@ -24,7 +24,7 @@ from hatlab.training.trainer import build_network
 __all__ = ["load_network", "task_masks"]
 
 
-def task_masks(run: Run) -> tuple[list[Link], list[dict[str, np.ndarray]]]:
+def task_masks(run: Run) -> tuple[list[GatedLayer], list[dict[str, np.ndarray]]]:
     """Return how the trunk's layers are joined, and the masks a = sigmoid(s_max e) of the tasks in training order.
 
     No images are loaded. Each mask is layer name -> (units,) float32 in [0, 1], worked out in the precision of e.
@@ -36,7 +36,7 @@ def task_masks(run: Run) -> tuple[list[Link], list[dict[str, np.ndarray]]]:
     if run.config.method != "hat":
         raise ValueError(f"run {run.run_id} was trained with method = '{run.config.method}', which has no masks")
     state = _network_state(run)
-    chain = links(_layers(state))
+    chain = gated_layers(_layers(state))
     sizes = [link.units for link in chain]
     masks = []
     for e in state["gates"]:
@@ -81,7 +81,7 @@ def _network_state(run: Run) -> dict[str, Tensor]:
 
 
 def _layers(state: Mapping[str, Tensor]) -> dict[str, nn.Module]:
-    """The trunk's layers without values, as `links` reads them: all that it asks for are their shapes."""
+    """The trunk's layers without values, as `gated_layers` reads them: all that it asks for are their shapes."""
     layers: dict[str, nn.Module] = {}
     for name, weight in state.items():
         if name.startswith("trunk.") and name.endswith(".weight"):

@@ -1,1 +1,1 @@
-"""HAT, in the order of the paper: gate, regularizer, protection, networks, capacity."""
+"""HAT, in the order of the paper: gate, regularizer, protection, networks, updates, loop; capacity."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hatlab.method.protection import Link
+from hatlab.method.protection import GatedLayer
 
 __all__ = ["COLUMNS", "adahat_capacity", "capacity_rows", "weight_usage", "weights_used"]
 
@@ -29,7 +29,7 @@ COLUMNS = (
 Masks = Mapping[str, np.ndarray]
 
 
-def _count(chain: Sequence[Link], used: Mapping[str, np.ndarray]) -> dict[str, int]:
+def _count(chain: Sequence[GatedLayer], used: Mapping[str, np.ndarray]) -> dict[str, int]:
     """Weights of each layer between used units; `used`: layer name -> (units,) bool."""
     counts = {}
     for link in chain:
@@ -40,17 +40,17 @@ def _count(chain: Sequence[Link], used: Mapping[str, np.ndarray]) -> dict[str, i
     return counts
 
 
-def weights_used(chain: Sequence[Link], mask: Masks, threshold: float = 0.5) -> int:
+def weights_used(chain: Sequence[GatedLayer], mask: Masks, threshold: float = 0.5) -> int:
     """Return how many trunk weights `mask` (layer name -> (units,)) uses."""
     return sum(_count(chain, {name: m > threshold for name, m in mask.items()}).values())
 
 
-def weight_usage(chain: Sequence[Link], mask: Masks, threshold: float = 0.5) -> float:
+def weight_usage(chain: Sequence[GatedLayer], mask: Masks, threshold: float = 0.5) -> float:
     """Return the share of all trunk weights that `mask` (layer name -> (units,)) uses, in [0, 1]."""
     return weights_used(chain, mask, threshold) / sum(link.weights for link in chain)
 
 
-def adahat_capacity(chain: Sequence[Link], cumulative: Masks) -> dict[str, float]:
+def adahat_capacity(chain: Sequence[GatedLayer], cumulative: Masks) -> dict[str, float]:
     """Return AdaHAT's "network capacity": the mean of 1 - min(a_i, a_j) over weights and biases, what remains.
 
     `cumulative`: layer name -> (units,), the mask of the tasks before. Returned per layer, and as "total".
@@ -69,7 +69,7 @@ def adahat_capacity(chain: Sequence[Link], cumulative: Masks) -> dict[str, float
 
 
 def capacity_rows(
-    chain: Sequence[Link], cumulative: Masks, mask: Masks, adahat: Mapping[str, float], threshold: float = 0.5
+    chain: Sequence[GatedLayer], cumulative: Masks, mask: Masks, adahat: Mapping[str, float], threshold: float = 0.5
 ) -> list[tuple[str | int | float, ...]]:
     """Return one row of `COLUMNS` per layer, then one for "total".
 

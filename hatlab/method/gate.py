@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["compensated_gradient", "gate", "slopes"]
+__all__ = ["compensated_gradient", "compensation_ratio", "gate", "s_schedule"]
 
 
-def _meet(value: float | Tensor, e: Tensor) -> float | Tensor:
-    """A tensor takes the precision of `e` where the two meet, as a number does."""
+def _cast(value: float | Tensor, e: Tensor) -> float | Tensor:
+    """Cast a tensor `value` to `e.dtype`; a number stays as it is."""
     return value.to(e.dtype) if isinstance(value, Tensor) else value
 
 
@@ -24,10 +24,10 @@ def gate(e: Tensor, s: float | Tensor) -> Tensor:
 
     `s`: a number, or a tensor that broadcasts against `e`, in any precision.
     """
-    return torch.sigmoid(_meet(s, e) * e)
+    return torch.sigmoid(_cast(s, e) * e)
 
 
-def slopes(schedule: str, s_max: float, n: int, batch_size: int) -> np.ndarray:
+def s_schedule(schedule: str, s_max: float, n: int, batch_size: int) -> np.ndarray:
     """Return s for every step of an epoch over `n` images (eq. 3), shape (steps,), float64.
 
     "paper" goes from 1/s_max to s_max over the batches. "authors" goes by the offset of the batch's first
@@ -62,13 +62,20 @@ def compensated_gradient(
     """
     if form == "exact":
         plain = torch.sigmoid(e)
-        return gradient * _meet(s_max, e) * plain * (1 - plain)
+        return gradient * _cast(s_max, e) * plain * (1 - plain)
     if form == "authors":
-        slope, ratio = _meet(s, e), _meet(s_max / s, e)
-        by_autograd = gradient * (1 - mask) * mask * slope
-        steep = _cosh(torch.clamp(slope * e, -cosh_clamp, cosh_clamp)) + 1
-        return by_autograd * (ratio * steep / (_cosh(e) + 1))
+        by_autograd = gradient * (1 - mask) * mask * _cast(s, e)
+        return by_autograd * compensation_ratio(e, s, s_max, cosh_clamp)
     raise ValueError(f"compensation = {form!r}: allowed are 'authors' and 'exact'")
+
+
+def compensation_ratio(e: Tensor, s: float | Tensor, s_max: float | Tensor, cosh_clamp: float = 50.0) -> Tensor:
+    """Return (s_max / s) (cosh(s e) + 1) / (cosh(e) + 1), what eq. 4 multiplies the gradient of `e` by.
+
+    `e`, `s` and `s_max` are as for `gate`, `cosh_clamp` as for `compensated_gradient`; result of the shape of `e`.
+    """
+    annealed = _cosh(torch.clamp(_cast(s, e) * e, -cosh_clamp, cosh_clamp)) + 1
+    return _cast(s_max / s, e) * annealed / (_cosh(e) + 1)
 
 
 def _cosh(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hatlab.method.gate import gate
-from hatlab.method.protection import links, movable
+from hatlab.method.protection import gated_layers, gradient_mask
 
 __all__ = ["HATCNN", "HATMLP", "HATNetwork"]
 
@@ -39,7 +39,7 @@ class HATNetwork(nn.Module):
         ValueError: the layers do not fit each other or the input.
 
     Attributes:
-        links: how the trunk's layers are joined, see `protection.links`.
+        gated_layers: how the trunk's layers are joined, see `protection.gated_layers`.
         dropout, dropout_shapes: probability of each dropout, the input's first, and the shape, without the batch, of
             what it acts on.
         units: layer name -> number of gated units, in order.
@@ -59,7 +59,7 @@ class HATNetwork(nn.Module):
         super().__init__()
         if not trunk:
             raise ValueError("trunk has no layers: at least one is needed")
-        self.links = links(trunk)
+        self.gated_layers = gated_layers(trunk)
         if len(dropout) != len(trunk):
             raise ValueError(f"dropout has {len(dropout)} values for {len(trunk)} trunk layers: one each is needed")
         self.input_shape = tuple(input_shape)
@@ -85,7 +85,16 @@ class HATNetwork(nn.Module):
             )
 
     def split(self, vector: Tensor) -> dict[str, Tensor]:
-        """Cut values of all units, (..., all units), into layer name -> (..., units)."""
+        """Cut values of all units, (..., all units), into layer name -> (..., units).
+
+        Raises:
+            ValueError: values of another number of units.
+        """
+        if vector.shape[-1] != self.gates.shape[1]:
+            raise ValueError(
+                f"values of shape {tuple(vector.shape)}: the last axis must have all {self.gates.shape[1]} units of "
+                "the network's trunk"
+            )
         return dict(zip(self.units, torch.split(vector, list(self.units.values()), -1), strict=True))
 
     def mask(self, task: int, s: float | Tensor) -> Tensor:
@@ -94,33 +103,35 @@ class HATNetwork(nn.Module):
             return torch.ones_like(self.gates[task], dtype=torch.float32)
         return gate(self.gates[task], s).to(torch.float32)
 
-    def movable(self, cumulative: Tensor) -> dict[str, Tensor]:
+    def gradient_mask(self, cumulative: Tensor) -> dict[str, Tensor]:
         """Return what the gradient of each trunk parameter is multiplied by, under its name in `named_parameters`.
 
-        `cumulative`: (all units,); see `protection.movable`.
+        `cumulative`: (all units,); see `protection.gradient_mask`.
         """
-        factors = movable(dict(self.trunk.items()), self.split(cumulative))
+        factors = gradient_mask(dict(self.trunk.items()), self.split(cumulative))
         return {f"trunk.{name}": factor for name, factor in factors.items()}
 
-    def forward(self, x: Tensor, task: int, mask: Tensor, keep: Sequence[Tensor | None] | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, task: int, mask: Tensor, dropout_masks: Sequence[Tensor | None] | None = None
+    ) -> Tensor:
         """Return the logits of `task`'s head.
 
         Args:
             x: (batch, C, H, W), normalised.
             task: which head.
             mask: (all units,), e.g. `self.mask(task, s_max)`.
-            keep: dropout's factors, one (batch, ...) or None for each of `dropout`; None: torch's own dropout, in
-                training mode only.
+            dropout_masks: dropout's factors, one (batch, ...) or None for each of `dropout`; None: torch's own
+                dropout, in training mode only.
 
         Returns:
             (batch, classes of the task).
         """
-        logits: Tensor = self.heads[task](self.features(x, mask, keep))
+        logits: Tensor = self.heads[task](self.features(x, mask, dropout_masks))
         return logits
 
-    def features(self, x: Tensor, mask: Tensor, keep: Sequence[Tensor | None] | None = None) -> Tensor:
+    def features(self, x: Tensor, mask: Tensor, dropout_masks: Sequence[Tensor | None] | None = None) -> Tensor:
         """Return what the heads read, (batch, units of the last layer); arguments as for `forward`."""
-        factors = iter(keep) if keep is not None else None
+        factors = iter(dropout_masks) if dropout_masks is not None else None
 
         def drop(h: Tensor, p: float) -> Tensor:
             if factors is None:
@@ -128,8 +139,10 @@ class HATNetwork(nn.Module):
             factor = next(factors)
             return h if factor is None else h * factor
 
-        if keep is not None and len(keep) != len(self.dropout):
-            raise ValueError(f"keep has {len(keep)} factors for {len(self.dropout)} dropouts: one each is needed")
+        if dropout_masks is not None and len(dropout_masks) != len(self.dropout):
+            raise ValueError(
+                f"dropout_masks has {len(dropout_masks)} factors for {len(self.dropout)} dropouts: one each is needed"
+            )
         masks = self.split(mask)
         h = drop(x, self.dropout[0])
         for (name, layer), p in zip(self.trunk.items(), self.dropout[1:], strict=True):

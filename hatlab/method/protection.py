@@ -13,7 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FrozenWeightMoved", "Link", "cumulate", "links", "movable", "protected_values", "verify_protected"]
+__all__ = [
+    "FrozenWeightMoved",
+    "GatedLayer",
+    "frozen_values",
+    "gated_layers",
+    "gradient_mask",
+    "update_cumulative_mask",
+    "verify_frozen",
+]
 
 
 class FrozenWeightMoved(RuntimeError):
@@ -21,7 +29,7 @@ class FrozenWeightMoved(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Link:
+class GatedLayer:
     """One gated layer and the gated layer before it.
 
     Attributes:
@@ -44,7 +52,7 @@ class Link:
     bias: bool
 
 
-def links(trunk: Mapping[str, nn.Module]) -> list[Link]:
+def gated_layers(trunk: Mapping[str, nn.Module]) -> list[GatedLayer]:
     """Return how the layers of `trunk` (name -> layer, in the order in which they follow each other) are joined.
 
     Raises:
@@ -52,7 +60,7 @@ def links(trunk: Mapping[str, nn.Module]) -> list[Link]:
         ValueError: a convolution that is grouped or not padded with zeros, or a layer whose inputs are not a whole
             number per unit of the last.
     """
-    chain: list[Link] = []
+    chain: list[GatedLayer] = []
     for name, layer in trunk.items():
         if not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
             raise TypeError(
@@ -71,7 +79,7 @@ def links(trunk: Mapping[str, nn.Module]) -> list[Link]:
                 f"layer '{name}' reads {columns} inputs, which do not divide among the {readers} units before it"
             )
         chain.append(
-            Link(
+            GatedLayer(
                 name=name,
                 previous=last.name if last else None,
                 units=units,
@@ -84,25 +92,30 @@ def links(trunk: Mapping[str, nn.Module]) -> list[Link]:
     return chain
 
 
-def cumulate(previous: Tensor, mask: Tensor) -> Tensor:
-    """Return the cumulative mask after a task (sec. 2.3): the elementwise maximum, of the shape of both."""
-    return torch.maximum(previous, mask)
+def update_cumulative_mask(cumulative: Tensor, mask: Tensor) -> Tensor:
+    """Return the cumulative mask after a task (sec. 2.3): the elementwise maximum, without a graph.
+
+    Args:
+        cumulative: (all units,), of the tasks before; zeros before the first.
+        mask: (all units,), of the task, e.g. `network.mask(task, s_max)`.
+    """
+    return torch.maximum(cumulative, mask.detach())
 
 
-def movable(trunk: Mapping[str, nn.Module], cumulative: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def gradient_mask(trunk: Mapping[str, nn.Module], cumulative: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return, per parameter "<layer>.weight" and "<layer>.bias", the factor of its gradient: 1 - min(a_i, a_j).
 
     The first layer and every bias have no unit before them ("no attention over the input data"): 1 - a_i.
 
     Args:
-        trunk: as for `links`.
+        trunk: as for `gated_layers`.
         cumulative: layer name -> (units,) cumulative mask of the tasks so far, in [0, 1].
 
     Returns:
         Tensors that broadcast against their parameter, in [0, 1]; 0 means frozen.
     """
     factors: dict[str, Tensor] = {}
-    for link in links(trunk):
+    for link in gated_layers(trunk):
         post = cumulative[link.name]
         if link.bias:
             factors[f"{link.name}.bias"] = 1 - post
@@ -116,7 +129,7 @@ def movable(trunk: Mapping[str, nn.Module], cumulative: Mapping[str, Tensor]) ->
     return factors
 
 
-def protected_values(parameters: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def frozen_values(parameters: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a copy of the values that are protected fully (factor exactly 0), per parameter, one-dimensional."""
     return {
         name: parameters[name][(factor == 0).expand_as(parameters[name])].detach().clone()
@@ -124,15 +137,13 @@ def protected_values(parameters: Mapping[str, Tensor], factors: Mapping[str, Ten
     }
 
 
-def verify_protected(
-    parameters: Mapping[str, Tensor], factors: Mapping[str, Tensor], before: Mapping[str, Tensor]
-) -> int:
+def verify_frozen(parameters: Mapping[str, Tensor], factors: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> int:
     """Compare the fully protected values bit by bit with those `before`, and return how many there are.
 
     Raises:
         FrozenWeightMoved: naming the parameter and how many of its protected values changed.
     """
-    for name, now in protected_values(parameters, factors).items():
+    for name, now in frozen_values(parameters, factors).items():
         changed = now.view(torch.uint8) != before[name].view(torch.uint8) if now.numel() else now
         if bool(changed.any()):
             moved = int(changed.reshape(now.numel(), -1).any(1).sum())

@@ -18,14 +18,23 @@ from hatlab.config import RunConfig
 from hatlab.method.networks import HATNetwork
 from hatlab.training.engine import SHARED
 
-__all__ = ["OutOfMemory", "Stopped", "fitting", "in_lanes", "is_out_of_memory", "kinds", "lanes", "parts"]
+__all__ = [
+    "OutOfMemory",
+    "Stopped",
+    "chunks",
+    "compatible",
+    "in_worker_threads",
+    "is_out_of_memory",
+    "max_replicas",
+    "worker_threads",
+]
 
 Job = TypeVar("Job")
 
 # On a CPU: weights of all runs of a group, 32 MB. Beyond, they leave the last cache between two steps.
 CPU_WEIGHTS = 8_000_000
-# Lanes take turns in Python, which needs about a millisecond of a step of thirty or more.
-MOST_LANES = 8
+# Worker threads take turns in Python, which needs about a millisecond of a step of thirty or more.
+MOST_WORKER_THREADS = 8
 # Each run holds a lock, which is an open file, and some systems allow a process 256 of those.
 MOST_TOGETHER = 128
 # On a GPU: share of the free memory that a group may take, by an estimate.
@@ -43,7 +52,7 @@ class OutOfMemory(RuntimeError):
     """One run alone does not fit into memory; the message names it."""
 
 
-def kinds(jobs: Sequence[Job], config_of: Callable[[Job], RunConfig]) -> list[list[Job]]:
+def compatible(jobs: Sequence[Job], config_of: Callable[[Job], RunConfig]) -> list[list[Job]]:
     """Return `jobs` in lists that can share a step, in the order in which their first come."""
     found: dict[tuple[object, ...], list[Job]] = {}
     for job in jobs:
@@ -51,7 +60,7 @@ def kinds(jobs: Sequence[Job], config_of: Callable[[Job], RunConfig]) -> list[li
     return list(found.values())
 
 
-def parts(kind: Sequence[Job], most: Callable[[], int]) -> Iterator[list[Job]]:
+def chunks(kind: Sequence[Job], most: Callable[[], int]) -> Iterator[list[Job]]:
     """Yield the jobs of one kind in parts that differ in size by one at most; `most` is asked before each."""
     left = list(kind)
     while left:
@@ -60,7 +69,7 @@ def parts(kind: Sequence[Job], most: Callable[[], int]) -> Iterator[list[Job]]:
         left = left[size:]
 
 
-def fitting(network: HATNetwork, batch_size: int, device: torch.device) -> int:
+def max_replicas(network: HATNetwork, batch_size: int, device: torch.device) -> int:
     """Return how many runs of `network` are trained side by side on `device`: at least 1."""
     weights = sum(p.numel() for p in network.parameters())
     if device.type != "cuda":
@@ -72,14 +81,14 @@ def fitting(network: HATNetwork, batch_size: int, device: torch.device) -> int:
     return max(1, min(int(GPU_SHARE * (free + cached)) // one, MOST_TOGETHER))
 
 
-def lanes(network: HATNetwork, jobs: int, device: torch.device) -> int:
+def worker_threads(network: HATNetwork, jobs: int, device: torch.device) -> int:
     """Return how many of `jobs` runs of `network` that train alone do so at once, in threads of their own.
 
     More than one only on a CPU whose cache a single run fills: smaller ones are faster side by side, with all threads
     inside each step.
     """
-    alone = device.type == "cpu" and fitting(network, 1, device) == 1
-    return min(jobs, torch.get_num_threads(), MOST_LANES) if alone else 1
+    alone = device.type == "cpu" and max_replicas(network, 1, device) == 1
+    return min(jobs, torch.get_num_threads(), MOST_WORKER_THREADS) if alone else 1
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -95,14 +104,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class Stopped(RuntimeError):
-    """Another lane failed, or Ctrl-C was pressed: this one ends where it is."""
+    """Another worker failed, or Ctrl-C was pressed: this one ends where it is."""
 
 
-def in_lanes(work: Sequence[Callable[[Callable[[], None]], Result]], lanes: int) -> list[Result]:
-    """Call each of `work`, `lanes` at a time, and return their results in order.
+def in_worker_threads(work: Sequence[Callable[[Callable[[], None]], Result]], at_once: int) -> list[Result]:
+    """Call each of `work`, `at_once` at a time, and return their results in order.
 
     Each gets a function to call often: it raises `Stopped` when the work is to end. The first error of any is raised
-    after all lanes have ended.
+    after all have ended.
     """
     threads, stop = torch.get_num_threads(), threading.Event()
 
@@ -110,13 +119,13 @@ def in_lanes(work: Sequence[Callable[[Callable[[], None]], Result]], lanes: int)
         if stop.is_set():
             raise Stopped
 
-    def lane(piece: Callable[[Callable[[], None]], Result]) -> Result:
+    def worker(piece: Callable[[Callable[[], None]], Result]) -> Result:
         check()
-        torch.set_num_threads(max(1, threads // lanes))
+        torch.set_num_threads(max(1, threads // at_once))
         return piece(check)
 
-    with ThreadPoolExecutor(lanes, thread_name_prefix="lane") as pool:
-        futures = [pool.submit(lane, piece) for piece in work]
+    with ThreadPoolExecutor(at_once, thread_name_prefix="worker") as pool:
+        futures = [pool.submit(worker, piece) for piece in work]
         try:
             # in short waits, for a long one cannot be interrupted on Windows
             while (seen := wait(futures, timeout=0.5, return_when=FIRST_EXCEPTION)).not_done:
@@ -127,7 +136,7 @@ def in_lanes(work: Sequence[Callable[[Callable[[], None]], Result]], lanes: int)
             for future in futures:
                 future.cancel()
             wait(futures)
-            torch.set_num_threads(threads)  # what a lane sets holds for some of torch's libraries everywhere
+            torch.set_num_threads(threads)  # what a worker sets holds for some of torch's libraries everywhere
     failed = [future.exception() for future in futures if future.done() and not future.cancelled()]
     for error in failed:
         if error is not None and not isinstance(error, Stopped):

@@ -20,7 +20,7 @@ from hatlab.data.tasks import TaskSequence, make_sequence
 from hatlab.method.networks import HATNetwork
 from hatlab.support.progress import Progress
 from hatlab.support.provenance import environment, now
-from hatlab.training.engine import Group
+from hatlab.training.engine import ReplicaGroup
 from hatlab.training.grouping import OutOfMemory, is_out_of_memory
 from hatlab.training.records import DamagedCheckpoint, Record, RecordError
 from hatlab.training.torch_settings import torch_settings
@@ -153,35 +153,39 @@ def _train_held(
 ) -> list[TrainingDiverged]:
     if not group:
         return []
-    books = {job.trainer(images, progress.note): _Book(job) for job in group}
+    recorders = {job.trainer(images, progress.note): RunRecorder(job) for job in group}
     first = group[0]
     assert first.network is not None
     with torch_settings(first.network, first.config.batch_size, len(group), images.device):
-        for trainer, book in books.items():
-            book.open(trainer, len(group))
+        for trainer, recorder in recorders.items():
+            recorder.open(trainer, len(group))
             progress.run_started(
-                book.job.config.run_id, book.job.label, len(trainer.data), trainer.config.max_epochs, trainer.task
+                recorder.job.config.run_id,
+                recorder.job.label,
+                len(trainer.data),
+                trainer.config.max_epochs,
+                trainer.task,
             )
 
         def after_epoch(trainer: Trainer) -> None:
-            books[trainer].save(trainer, len(books))
+            recorders[trainer].save(trainer, len(recorders))
             if trainer.finished:
-                books.pop(trainer).close(trainer)
+                recorders.pop(trainer).close(trainer)
                 progress.run_done(trainer.config.run_id, loaded=False)
 
-        for trainer in [trainer for trainer in books if trainer.finished]:
+        for trainer in [trainer for trainer in recorders if trainer.finished]:
             after_epoch(trainer)  # it was stopped between its last checkpoint and its tables
-        together = Group(books, check=check)
+        together = ReplicaGroup(recorders, check=check)
         together.train(after_epoch, progress)
     named = []
     for trainer, error in together.diverged:
-        job = books[trainer].job
+        job = recorders[trainer].job
         progress.note(f"run {job.config.run_id} ({job.label}) diverged")
         named.append(TrainingDiverged(f"run {job.config.run_id} ({job.label}): {error}"))
     return named
 
 
-class _Book:
+class RunRecorder:
     """Writes what one run leaves, while it is trained."""
 
     def __init__(self, job: Job) -> None:

@@ -23,7 +23,7 @@ from hatlab.data.loading import Images
 from hatlab.data.tasks import make_sequence
 from hatlab.support.paths import results_root
 from hatlab.support.progress import Progress, Shared, default_progress
-from hatlab.training.grouping import OutOfMemory, fitting, in_lanes, kinds, lanes, parts
+from hatlab.training.grouping import OutOfMemory, chunks, compatible, in_worker_threads, max_replicas, worker_threads
 from hatlab.training.jobs import Job, prepare, train
 from hatlab.training.trainer import Trainer, TrainingDiverged
 
@@ -178,7 +178,7 @@ def sweep(
                 shown.run_done(job.config.run_id, loaded=True)
         _say_where_nothing_is_regularized(jobs, shown)
 
-        for kind in kinds([job for job in jobs if job.sequence is not None], lambda job: job.config):
+        for kind in compatible([job for job in jobs if job.sequence is not None], lambda job: job.config):
             diverged += _train(kind, functools.partial(on_device, kind[0].config.dataset), target, shown, replicas)
     if diverged:
         if len(jobs) == 1:
@@ -203,20 +203,22 @@ def _say_where_nothing_is_regularized(jobs: Sequence[Job], progress: Progress) -
 def _train(
     kind: list[Job], images: Callable[[], Images], device: torch.device, progress: Progress, replicas: int | None
 ) -> list[TrainingDiverged]:
-    """Train jobs that can share a step, all that way or, on a CPU, the large ones in lanes."""
+    """Train jobs that can share a step, all that way or, on a CPU, the large ones in worker threads."""
     network, size, held = kind[0].network, kind[0].config.batch_size, images()
     assert network is not None
-    at_once = lanes(network, len(kind), device) if replicas is None else 1
+    at_once = worker_threads(network, len(kind), device) if replicas is None else 1
     while at_once > 1:
         shared, left = Shared(progress), [job for job in kind if not job.record.finished]
         try:
-            found = in_lanes([functools.partial(train, [job], held, shared) for job in left], at_once)
+            found = in_worker_threads([functools.partial(train, [job], held, shared) for job in left], at_once)
             return [error for errors in found for error in errors]
         except OutOfMemory:
             at_once //= 2
         gc.collect()
         progress.note(f"out of memory: going on with {at_once} at a time")
-    groups = parts([job for job in kind if not job.record.finished], lambda: replicas or fitting(network, size, device))
+    groups = chunks(
+        [job for job in kind if not job.record.finished], lambda: replicas or max_replicas(network, size, device)
+    )
     return [error for group in groups for error in train(group, held, progress)]
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hatlab.method.gate import compensated_gradient, gate
 from hatlab.method.networks import HATNetwork
 
-__all__ = ["Batch", "Hyper", "Past", "State", "aligned", "forward", "step"]
+__all__ = ["Batch", "Hyper", "State", "TaskContext", "aligned", "forward", "step"]
 
 ALIGNED: Final = 4  # numbers of float32
 
@@ -39,13 +39,13 @@ class State(NamedTuple):
             layer's weight may have more columns than the layer has inputs, see `aligned`: they are 0 and stay so.
         e: (R, units), the embedding of the task that each run is at. Here and below units are those of all layers, and
             may be more: what follows them is padding, and stays 0.
-        room: where the gradients of linear layers go, by the name and in the shape of their weights; those without an
-            entry are put in new memory, which a CPU's allocator gets from the system at every step if it is large.
+        gradient_buffers: name of a linear layer's weight -> tensor of its shape into which its gradient is written. A
+            weight without one gets new memory at every step, which is slow on a CPU if the tensor is large.
     """
 
     parameters: dict[str, Tensor]
     e: Tensor
-    room: Mapping[str, Tensor] = MappingProxyType({})
+    gradient_buffers: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Batch(NamedTuple):
@@ -55,14 +55,14 @@ class Batch(NamedTuple):
         x, y: images (R, n, C, H, W) and labels (R, n).
         weight: (R, n), what each image counts: 1 / (images of the run's batch), 0 for a row that is only padding.
             A run whose first row counts nothing is left as it is.
-        keep: dropout's factors (R, n, ...), or None where there are none.
+        dropout_masks: dropout's factors (R, n, ...), or None where there are none.
         s: (R, 1) float64, the gate's slope.
     """
 
     x: Tensor
     y: Tensor
     weight: Tensor
-    keep: Sequence[Tensor | None]
+    dropout_masks: Sequence[Tensor | None]
     s: Tensor
 
 
@@ -79,14 +79,14 @@ class Hyper(NamedTuple):
     compensation: str
 
 
-class Past(NamedTuple):
-    """What the tasks before the present one mean for it; constant during a task.
+class TaskContext(NamedTuple):
+    """What a run's earlier tasks determine about its current one; constant during a task.
 
     Attributes:
         coefficient, offset: (R, units) and (R,): the regularizer is offset + sum of coefficient times mask, see
             `regularizer.affine`.
-        pull: (R, units), the gradient of c times the regularizer by the mask.
-        movable: parameter name -> (R, ...), what its gradient is multiplied by; no entries if all runs are in their
+        regularizer_gradient: (R, units), the gradient of c times the regularizer by the mask.
+        gradient_mask: parameter name -> (R, ...), what its gradient is multiplied by; empty if all runs are in their
             first task.
         anchor, stiffness: parameter name -> (R, ...): EWC pulls it towards `anchor` with half of `stiffness` times the
             squared distance; no entries without EWC.
@@ -94,8 +94,8 @@ class Past(NamedTuple):
 
     coefficient: Tensor
     offset: Tensor
-    pull: Tensor
-    movable: Mapping[str, Tensor]
+    regularizer_gradient: Tensor
+    gradient_mask: Mapping[str, Tensor]
     anchor: Mapping[str, Tensor] = MappingProxyType({})
     stiffness: Mapping[str, Tensor] = MappingProxyType({})
 
@@ -124,14 +124,14 @@ def _in_groups(h: Tensor, weight: Tensor, bias: Tensor | None, layer: nn.Conv2d)
 class _Linear(torch.autograd.Function):
     """(R, n, in) -> (R, n, out), each run with its own weights: the products that nn.Linear makes, batched.
 
-    Autograd would give the gradient of a batched weight transposed, and all that follows would go through memory
-    crosswise, in several times the time.
+    Autograd would return the gradient of a batched weight as a transposed view. Everything that reads it would then
+    read memory column by column, which takes several times as long.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, room: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, gradient_buffers: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.room = room
+        ctx.gradient_buffers = gradient_buffers
         return torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias[:, None], x, weight.mT)
 
     @staticmethod
@@ -140,12 +140,12 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         of_x = torch.bmm(gradient, weight) if ctx.needs_input_grad[0] else None
         of_bias = gradient.sum(1) if ctx.needs_input_grad[2] else None
-        return of_x, torch.bmm(gradient.mT, x, out=ctx.room), of_bias, None
+        return of_x, torch.bmm(gradient.mT, x, out=ctx.gradient_buffers), of_bias, None
 
 
-def _linear(h: Tensor, weight: Tensor, bias: Tensor | None, room: Tensor | None = None) -> Tensor:
+def _linear(h: Tensor, weight: Tensor, bias: Tensor | None, gradient_buffers: Tensor | None = None) -> Tensor:
     padding = weight.shape[2] - h.shape[2]
-    out: Tensor = _Linear.apply(F.pad(h, (0, padding)) if padding else h, weight, bias, room)
+    out: Tensor = _Linear.apply(F.pad(h, (0, padding)) if padding else h, weight, bias, gradient_buffers)
     return out
 
 
@@ -154,22 +154,22 @@ def forward(
     parameters: Mapping[str, Tensor],
     x: Tensor,
     mask: Tensor,
-    keep: Sequence[Tensor | None],
-    room: Mapping[str, Tensor] = MappingProxyType({}),
+    dropout_masks: Sequence[Tensor | None],
+    gradient_buffers: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Tensor:
     """Return the logits of R runs, (R, n, classes).
 
     Args:
         network: gives the layers; its own parameters are not read.
-        parameters, x, keep, room: as in `State` and `Batch`.
+        parameters, x, dropout_masks, gradient_buffers: as in `State` and `Batch`.
         mask: (R, units).
     """
     masks = network.split(mask[:, : network.gates.shape[1]])
-    h = _times(x, keep[0])
-    for (name, layer), factor in zip(network.trunk.items(), keep[1:], strict=True):
+    h = _times(x, dropout_masks[0])
+    for (name, layer), factor in zip(network.trunk.items(), dropout_masks[1:], strict=True):
         weight, bias = parameters[f"trunk.{name}.weight"], parameters.get(f"trunk.{name}.bias")
         if isinstance(layer, nn.Linear):
-            h = F.relu(_linear(h.flatten(2), weight, bias, room.get(f"trunk.{name}.weight")))
+            h = F.relu(_linear(h.flatten(2), weight, bias, gradient_buffers.get(f"trunk.{name}.weight")))
             h = _times(h, factor) * masks[name][:, None]
         else:
             assert isinstance(layer, nn.Conv2d)
@@ -181,7 +181,7 @@ def forward(
     return _linear(h, parameters["head.weight"], parameters["head.bias"])
 
 
-def step(network: HATNetwork, state: State, batch: Batch, hyper: Hyper, past: Past) -> Tensor:
+def step(network: HATNetwork, state: State, hyper: Hyper, context: TaskContext, batch: Batch) -> Tensor:
     """Take one step of SGD on CE + c R in each run, in place in `state`; without gates on CE and EWC's penalty.
 
     Returns:
@@ -192,14 +192,14 @@ def step(network: HATNetwork, state: State, batch: Batch, hyper: Hyper, past: Pa
         # the gates may be more precise than what they gate
         mask = gate(state.e, batch.s) if network.gated else torch.ones_like(state.e)
         seen = mask.to(batch.x.dtype).requires_grad_()
-        logits = forward(network, parameters, batch.x, seen, batch.keep, state.room)
+        logits = forward(network, parameters, batch.x, seen, batch.dropout_masks, state.gradient_buffers)
         of_each = F.cross_entropy(logits.flatten(0, 1), batch.y.flatten(), reduction="none")
         cross_entropy = (of_each.reshape(batch.y.shape) * batch.weight).sum(1)
         # no run's loss depends on another's parameters: the gradient of the sum holds the gradient of each
         *gradients, of_mask = torch.autograd.grad(cross_entropy.sum(), [*parameters.values(), seen])
     with torch.no_grad():
-        of_mask = of_mask.to(mask.dtype).add_(past.pull)
-        r = past.offset + (past.coefficient * mask).sum(1)
+        of_mask = of_mask.to(mask.dtype).add_(context.regularizer_gradient)
+        r = context.offset + (context.coefficient * mask).sum(1)
         norms = []
         if network.gated:
             of_e = compensated_gradient(
@@ -207,10 +207,10 @@ def step(network: HATNetwork, state: State, batch: Batch, hyper: Hyper, past: Pa
             )
             norms.append(torch.linalg.vector_norm(of_e, dim=1).to(cross_entropy.dtype))
         for name, gradient in zip(parameters, gradients, strict=True):
-            if name in past.movable:
-                gradient.mul_(past.movable[name])
-            if name in past.anchor:
-                gradient.addcmul_(past.stiffness[name], state.parameters[name] - past.anchor[name])
+            if name in context.gradient_mask:
+                gradient.mul_(context.gradient_mask[name])
+            if name in context.anchor:
+                gradient.addcmul_(context.stiffness[name], state.parameters[name] - context.anchor[name])
             norms.append(torch.linalg.vector_norm(gradient.flatten(1), dim=1))  # while it is in the cache
         norm = torch.linalg.vector_norm(torch.stack(norms, 1), dim=1)
         # a gradient of 0 moves nothing, but an idle run has the regularizer's

@@ -94,7 +94,7 @@ def torch_settings(network: HATNetwork, batch_size: int, runs: int, device: torc
     """
     threads = torch.get_num_threads()
     flushed = not (torch.tensor(1e-40) * 1).item()
-    weights = sum(link.weights for link in network.links)
+    weights = sum(link.weights for link in network.gated_layers)
     plain = all(isinstance(layer, torch.nn.Linear) for layer in network.trunk.values())
     if plain and runs * batch_size * weights < SMALL_STEP:
         torch.set_num_threads(1)

@@ -25,7 +25,7 @@ from hatlab.method.networks import HATCNN, HATMLP, HATNetwork
 from hatlab.method.regularizer import mask_sparsity
 from hatlab.support.progress import Progress
 from hatlab.training.baselines import ewc
-from hatlab.training.noise import stream
+from hatlab.training.dropout_rng import stream
 
 __all__ = ["Trainer", "TrainingDiverged", "build_network", "evaluate"]
 
@@ -79,7 +79,7 @@ def build_network(config: RunConfig, sequence: TaskSequence) -> HATNetwork:
 
 
 class Trainer:
-    """One run: its network, and its books.
+    """One run: its network, and the state that its training goes on from.
 
     Args:
         config: the run.
@@ -91,10 +91,10 @@ class Trainer:
         cumulative: (all units,) mask of the tasks done.
         task: position of the task in training; the number of tasks when all are done.
         within: of the task in training, what its next epoch starts from; None before its first.
-        movable: of the task in training: parameter name -> what its gradient is multiplied by; empty in the first.
+        gradient_mask: of the task in training: parameter name -> factor of its gradient; empty in the first.
         anchors: of EWC: trunk parameter name -> (value after the last task, stiffness); empty in the first task.
         order: generator of the order in which an epoch goes through the images.
-        noise: start of the run's stream of dropout's random numbers; `steps`: how many steps have drawn from it.
+        dropout_rng: start of the run's stream of dropout's random numbers; `steps`: how many steps have drawn from it.
         rows: table name -> rows, without the run's column (see `TABLES`).
     """
 
@@ -115,11 +115,11 @@ class Trainer:
         self.cumulative = torch.zeros_like(self.network.gates[0], dtype=torch.float32).detach()
         # always drawn on the CPU, so that the order is the same on every device
         self.order = torch.Generator().manual_seed(stream(config.seed, 1) % 2**63)
-        self.noise, self.steps = stream(config.seed, 2), 0
+        self.dropout_rng, self.steps = stream(config.seed, 2), 0
         self.data = TaskData.of(sequence, images)
         self.task = 0
         self.within: dict[str, Any] | None = None
-        self.movable: dict[str, Tensor] = {}
+        self.gradient_mask: dict[str, Tensor] = {}
         self.anchors: dict[str, tuple[Tensor, Tensor]] = {}
         self.rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in self.TABLES}
         self._before: Mapping[str, np.ndarray] = {}  # the cumulative mask by layer, and what remains of the capacity
@@ -134,6 +134,11 @@ class Trainer:
     def split(self) -> TaskData:
         """The images of the task in training."""
         return self.data[self.task]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many steps an epoch of the task in training has."""
+        return -(-len(self.split.train) // self.config.batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything the rest of the run depends on, as tensors and plain values."""
@@ -189,12 +194,12 @@ class Trainer:
             "best_loss": math.inf,
             "best_epoch": -1,
             "best": None,
-            "protected": protection.protected_values(self.trained(), self.movable),
+            "protected": protection.frozen_values(self.trained(), self.gradient_mask),
         }
         self._capacity(-1)
 
     def end_epoch(self, losses: np.ndarray, progress: Progress) -> None:
-        """Validate, keep the books and decide how to go on, after an epoch whose steps had `losses`, (steps, 2).
+        """Validate, record the epoch and decide how to go on, after an epoch whose steps had `losses`, (steps, 2).
 
         Raises:
             TrainingDiverged: a loss is not a finite number.
@@ -233,13 +238,13 @@ class Trainer:
         config, task = self.config, self.task
         for name, value in self.trained().items():
             value.copy_(now["best"][name])
-        protected = protection.verify_protected(self.trained(), self.movable, now["protected"])
+        protected = protection.verify_frozen(self.trained(), self.gradient_mask, now["protected"])
         if config.method == "ewc":
             self.anchors = self._anchors()
         with torch.no_grad():
-            self.cumulative = protection.cumulate(self.cumulative, self.network.mask(task, config.s_max))
-        weights = sum(link.weights for link in self.network.links)
-        used = weights_used(self.network.links, self._numpy(self.cumulative))
+            self.cumulative = protection.update_cumulative_mask(self.cumulative, self.network.mask(task, config.s_max))
+        weights = sum(link.weights for link in self.network.gated_layers)
+        used = weights_used(self.network.gated_layers, self._numpy(self.cumulative))
         self.rows["tasks"].append(
             (task, self.sequence.tasks[task].name, now["epoch"], now["best_epoch"], weights, used, protected)
         )
@@ -247,7 +252,7 @@ class Trainer:
         for earlier in range(task + 1):
             loss, accuracy = evaluate(self.network, earlier, self.data[earlier].test, config.s_max)
             self.rows["accuracy"].append((task, earlier, accuracy, loss))
-        self.task, self.within, self.movable = task + 1, None, {}
+        self.task, self.within, self.gradient_mask = task + 1, None, {}
         progress.task_done(config.run_id, task, now["epoch"], accuracy, used / weights)
 
     def _validate(self) -> tuple[float, float]:
@@ -274,15 +279,15 @@ class Trainer:
     def _look_back(self) -> None:
         """Work out what the tasks before mean for the current one."""
         protects = self.config.method in ("hat", "sgd_frozen") and self.task > 0
-        self.movable = self.network.movable(self.cumulative) if protects else {}
+        self.gradient_mask = self.network.gradient_mask(self.cumulative) if protects else {}
         self._before = self._numpy(self.cumulative)
-        self._adahat = adahat_capacity(self.network.links, self._before)
+        self._adahat = adahat_capacity(self.network.gated_layers, self._before)
 
     def _capacity(self, epoch: int) -> float:
         """Add the table's rows of this epoch, and return the share of all weights in use."""
         with torch.no_grad():
             own = self._numpy(self.network.mask(self.task, self.config.s_max))
-        rows = capacity_rows(self.network.links, self._before, own, self._adahat)
+        rows = capacity_rows(self.network.gated_layers, self._before, own, self._adahat)
         self.rows["capacity"] += [(self.task, epoch, *row) for row in rows]
         total = dict(zip(COLUMNS, rows[-1], strict=True))
         return int(total["weights_used"]) / int(total["weights"])

@@ -26,7 +26,7 @@ def run(tmp_path_factory):
 def test_masks_are_those_with_which_the_run_kept_its_books(run):
     """A task's embedding is not touched later: the masks read at the end make up the cumulative mask of each task."""
     chain, masks = task_masks(run)
-    assert chain == check_network(run.config, make_sequence(run.config)).links
+    assert chain == check_network(run.config, make_sequence(run.config)).gated_layers
     assert len(masks) == 3 and all(m.dtype == np.float32 for mask in masks for m in mask.values())
     for after, row in run.tasks.iterrows():
         joined = {name: np.max([mask[name] for mask in masks[: after + 1]], axis=0) for name in masks[0]}
@@ -55,7 +55,7 @@ def test_the_chain_of_a_cnn_is_read_off_its_weights(tmp_path):
     config = RunConfig(dataset=f"npz:{tmp_path / 'tiny.npz'}", network="cnn", max_epochs=1)
     run = hatlab.run(config, results=tmp_path, device="cpu", progress=QUIET)
     chain, (first, _) = task_masks(run)
-    assert chain == load_network(run).links
+    assert chain == load_network(run).gated_layers
     assert sum(link.weights for link in chain) == 6_499_328  # the paper's network
     assert {name: len(mask) for name, mask in first.items()} == {
         "c1": 64,

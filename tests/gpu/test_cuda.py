@@ -11,8 +11,8 @@ from hatlab.data.loading import Images
 from hatlab.data.tasks import make_sequence
 from hatlab.support.progress import Progress
 from hatlab.training import engine
-from hatlab.training.engine import Group
-from hatlab.training.noise import Noise, stream
+from hatlab.training.dropout_rng import DropoutRNG, stream
+from hatlab.training.engine import ReplicaGroup
 from hatlab.training.runs import run, sweep
 from hatlab.training.torch_settings import float32, torch_settings
 from hatlab.training.trainer import Trainer, evaluate
@@ -50,7 +50,7 @@ def trainers_of(configs, device=GPU):
 
 def train(trainers, epochs=None, capture=True):
     """So many epochs of each, or all."""
-    group = trainers if isinstance(trainers, Group) else Group(trainers, capture)
+    group = trainers if isinstance(trainers, ReplicaGroup) else ReplicaGroup(trainers, capture)
     first = group.trainers[0]
     with torch_settings(first.network, first.config.batch_size, len(group.trainers), first.device):
         if epochs is None:
@@ -141,8 +141,8 @@ class StopAfter(Progress):
 
 def test_fifty_steps_alone_and_in_a_sweep_agree(config):
     configs = varied(few_steps(config), 8)
-    alone, controls = ([Group(trainers_of([one])) for one in configs] for _ in range(2))
-    distances, rounding = apart(Group(trainers_of(configs)), alone, controls)
+    alone, controls = ([ReplicaGroup(trainers_of([one])) for one in configs] for _ in range(2))
+    distances, rounding = apart(ReplicaGroup(trainers_of(configs)), alone, controls)
     assert (distances <= SUMS * rounding).all() and (distances <= 0.1).all(), (distances, rounding)
 
 
@@ -155,7 +155,7 @@ def test_captured_steps_are_the_eager_ones(config):
 
 def test_fifty_steps_on_a_gpu_and_on_the_cpu_agree_and_so_does_validation(config):
     config = few_steps(config)
-    on_gpu, on_cpu, control = (Group(trainers_of([config], device)) for device in (GPU, CPU, GPU))
+    on_gpu, on_cpu, control = (ReplicaGroup(trainers_of([config], device)) for device in (GPU, CPU, GPU))
     distances, rounding = apart(on_gpu, [on_cpu], [control])
     assert distances <= SUMS * rounding and distances <= 0.1, (distances, rounding)
     follow(on_cpu.trainers[0], on_gpu.trainers[0])
@@ -338,7 +338,7 @@ def test_no_step_waits_for_the_device(method):
         torch.cuda.set_sync_debug_mode("error" if 1 < len(counted) < steps else "default")
 
     try:
-        losses = Group([trainer], check=check).train_epoch()[0]
+        losses = ReplicaGroup([trainer], check=check).train_epoch()[0]
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(losses) == len(counted) == steps > 10
@@ -359,8 +359,8 @@ def test_random_numbers_are_those_of_the_cpu():
     for steps in (0, 7):
         drawn = []
         for device in (GPU, CPU):
-            noise = Noise(shapes, probabilities, device)
-            starts = [noise.position(stream(seed, 2), steps) for seed in (0, 1, 2**31)]
-            drawn.append(noise.draw(torch.tensor(starts, device=device)))
+            dropout_rng = DropoutRNG(shapes, probabilities, device)
+            starts = [dropout_rng.position(stream(seed, 2), steps) for seed in (0, 1, 2**31)]
+            drawn.append(dropout_rng.draw(torch.tensor(starts, device=device)))
         for a, b in zip(*drawn, strict=True):
             assert torch.equal(a.cpu(), b)

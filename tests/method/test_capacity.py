@@ -8,7 +8,7 @@ from torch import nn
 
 from hatlab.method.capacity import COLUMNS, adahat_capacity, capacity_rows, weight_usage
 from hatlab.method.networks import HATCNN, HATMLP
-from hatlab.method.protection import links
+from hatlab.method.protection import gated_layers
 
 COUNTS = ["units", "units_used", "weights", "weights_used", "weights_new", "weights_reused"]
 # exactly 0.5, which is not above the threshold, among them
@@ -50,7 +50,7 @@ def weight_masks(trunk, mask):
 
 
 def table(trunk, cumulative, mask):
-    chain = links(trunk)
+    chain = gated_layers(trunk)
     rows = capacity_rows(chain, cumulative, mask, adahat_capacity(chain, cumulative))
     return pd.DataFrame(rows, columns=list(COLUMNS)).set_index("layer")
 
@@ -110,7 +110,7 @@ def test_one_more_unit_never_uses_fewer_weights(chain, data):
 def test_weight_usage_is_the_share_of_weights_above_the_threshold(chain, threshold):
     trunk, mask = chain
     every = np.concatenate([w.ravel() for w in weight_masks(trunk, mask).values()])
-    assert weight_usage(links(trunk), mask, threshold) == pytest.approx((every > threshold).mean(), abs=1e-12)
+    assert weight_usage(gated_layers(trunk), mask, threshold) == pytest.approx((every > threshold).mean(), abs=1e-12)
 
 
 @given(chains(2))
@@ -119,7 +119,7 @@ def test_weight_usage_of_the_union_is_the_total_of_the_table(chain):
     trunk, cumulative, mask = chain
     total = table(trunk, cumulative, mask).loc["total"]
     union = {name: np.maximum(cumulative[name], mask[name]) for name in mask}
-    assert weight_usage(links(trunk), union) == pytest.approx(total.weights_used / total.weights, abs=1e-12)
+    assert weight_usage(gated_layers(trunk), union) == pytest.approx(total.weights_used / total.weights, abs=1e-12)
 
 
 @given(chains(1))
@@ -130,7 +130,7 @@ def test_adahat_capacity_is_the_mean_of_what_remains_of_weights_and_biases(chain
     for name, joined in weight_masks(trunk, cumulative).items():
         biases = cumulative[name] if trunk[name].bias is not None else []
         remaining[name] = 1 - np.concatenate([joined.ravel(), biases])
-    capacity = adahat_capacity(links(trunk), cumulative)
+    capacity = adahat_capacity(gated_layers(trunk), cumulative)
     assert list(capacity) == [*trunk, "total"]
     for name, values in remaining.items():
         assert capacity[name] == pytest.approx(values.mean(), abs=1e-9)
@@ -142,7 +142,7 @@ def test_adahat_capacity_is_1_in_the_first_task_and_0_when_everything_is_taken()
     trunk = convs(3, 4, 2, 5)
     for value, capacity in ((0.0, 1.0), (1.0, 0.0)):
         mask = {name: np.full(layer.weight.shape[0], value, np.float32) for name, layer in trunk.items()}
-        assert set(adahat_capacity(links(trunk), mask).values()) == {capacity}
+        assert set(adahat_capacity(gated_layers(trunk), mask).values()) == {capacity}
 
 
 def test_half_used_layers_use_half_of_the_first_layers_weights_and_a_quarter_of_the_others():
@@ -170,6 +170,6 @@ def test_the_authors_network_starts_its_first_task_with_a_quarter_of_its_weights
 def test_counts_stay_exact_beyond_what_32_bits_hold():
     trunk = {name: nn.Linear(65_536, 65_536, bias=False, device="meta") for name in ("fc1", "fc2")}
     ones = {name: np.ones(65_536, np.float32) for name in trunk}
-    chain = links(trunk)
+    chain = gated_layers(trunk)
     total = capacity_rows(chain, ones, ones, dict.fromkeys([*trunk, "total"], 0.0))[-1]
     assert total[3:7] == (2**33, 2**33, 0, 2**33)

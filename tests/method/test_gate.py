@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from hatlab.method import gate as attention
-from hatlab.method.gate import compensated_gradient, gate, slopes
+from hatlab.method.gate import compensated_gradient, gate, s_schedule
 
 S_MAX, CLAMP = 400.0, 50.0
 
@@ -29,7 +29,7 @@ def several_batches():
 def test_the_authors_slopes_follow_the_sample_offset(k):
     s_max, n = k["s_max"], k["n"]
     expected = [(s_max - 1 / s_max) * i / n + 1 / s_max for i in range(0, n, k["batch_size"])]
-    np.testing.assert_allclose(slopes("authors", **k), expected, rtol=1e-12)
+    np.testing.assert_allclose(s_schedule("authors", **k), expected, rtol=1e-12)
 
 
 @given(several_batches())
@@ -38,13 +38,13 @@ def test_the_papers_slopes_follow_the_batch_number(k):
     s_max = k["s_max"]
     total = math.ceil(k["n"] / k["batch_size"])
     expected = [1 / s_max + (s_max - 1 / s_max) * (b - 1) / (total - 1) for b in range(1, total + 1)]
-    np.testing.assert_allclose(slopes("paper", **k), expected, rtol=1e-12)
+    np.testing.assert_allclose(s_schedule("paper", **k), expected, rtol=1e-12)
 
 
 @given(st.sampled_from(["authors", "paper"]), several_batches())
 @settings(deadline=None)
 def test_every_epoch_starts_again_at_one_over_s_max_with_a_slope_for_every_batch(schedule, k):
-    s = slopes(schedule, **k)
+    s = s_schedule(schedule, **k)
     assert s[0] == 1 / k["s_max"]
     assert s.shape == (math.ceil(k["n"] / k["batch_size"]),)
     assert s.dtype == np.float64
@@ -53,22 +53,22 @@ def test_every_epoch_starts_again_at_one_over_s_max_with_a_slope_for_every_batch
 @given(several_batches().filter(lambda k: k["s_max"] > 1.01))
 @settings(deadline=None)
 def test_the_last_slope_is_s_max_in_the_paper_and_less_in_the_authors_code(k):
-    assert slopes("paper", **k)[-1] == pytest.approx(k["s_max"], rel=1e-12)
-    assert slopes("authors", **k)[-1] < k["s_max"]
+    assert s_schedule("paper", **k)[-1] == pytest.approx(k["s_max"], rel=1e-12)
+    assert s_schedule("authors", **k)[-1] < k["s_max"]
 
 
 def test_the_authors_last_slope_on_mnist_is_399_787():
-    assert slopes("authors", 400, 60_000, 64)[-1] == pytest.approx(399.787, abs=5e-4)
+    assert s_schedule("authors", 400, 60_000, 64)[-1] == pytest.approx(399.787, abs=5e-4)
 
 
 def test_an_epoch_of_one_batch_is_the_first_for_the_authors_and_the_last_for_the_paper():
-    assert slopes("authors", 400, 10, 64).tolist() == [1 / 400]
-    assert slopes("paper", 400, 10, 64) == pytest.approx([400])
+    assert s_schedule("authors", 400, 10, 64).tolist() == [1 / 400]
+    assert s_schedule("paper", 400, 10, 64) == pytest.approx([400])
 
 
 def test_an_unknown_schedule_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match="schedule = 'cosine': allowed are 'authors' and 'paper'"):
-        slopes("cosine", 400, 100, 10)
+        s_schedule("cosine", 400, 100, 10)
 
 
 @pytest.mark.parametrize("s", [1 / 400, 1.0, 37.0, 400.0])
@@ -164,7 +164,7 @@ def test_beyond_the_clamp_the_gradient_falls_as_the_clamped_cosh_says():
 
 def test_the_compensated_gradient_is_finite_for_every_embedding_and_slope_of_training():
     e = torch.linspace(-6, 6, 501)
-    for s in slopes("paper", S_MAX, 100, 1):
+    for s in s_schedule("paper", S_MAX, 100, 1):
         assert np.isfinite(compensated(e, float(s))).all()
 
 

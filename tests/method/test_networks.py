@@ -11,7 +11,7 @@ from torch import nn
 from hatlab.method.gate import gate
 from hatlab.method.networks import HATCNN, HATMLP, HATNetwork
 from hatlab.method.regularizer import affine
-from hatlab.training.step import Batch, Hyper, Past, State, step
+from hatlab.training.step import Batch, Hyper, State, TaskContext, step
 
 MIXTURE = (10, 100, 10, 10, 10, 43, 100, 10)  # classes of the authors' eight data sets
 
@@ -158,7 +158,7 @@ def test_layers_of_another_dtype_fit_too():
 @pytest.mark.parametrize("n", [1, 3])
 def test_factors_must_be_given_for_every_dropout(n):
     network = HATMLP((1, 3, 3), (2,), (5,))
-    with pytest.raises(ValueError, match=f"keep has {n} factors for 2 dropouts"):
+    with pytest.raises(ValueError, match=f"dropout_masks has {n} factors for 2 dropouts"):
         network(torch.ones(1, 1, 3, 3), 0, torch.ones(5), [None] * n)
 
 
@@ -270,13 +270,13 @@ def test_the_shapes_of_what_dropout_acts_on_are_those_of_the_maps_in_front_of_po
 def test_given_factors_act_on_the_input_behind_relu_and_in_front_of_pooling():
     network = conv_linear_linear(dropout=(0.5, 0.5, 0.5))
     x, mask = images(3, 2, 6, 8), torch.rand(15, generator=generator(1))
-    keep = [factors(3, *shape, p=0.5, seed=seed) for seed, shape in enumerate(network.dropout_shapes)]
+    dropout_masks = [factors(3, *shape, p=0.5, seed=seed) for seed, shape in enumerate(network.dropout_shapes)]
     masks = network.split(mask)
-    h = F.relu(network.trunk["c1"](x * keep[0])) * keep[1]
+    h = F.relu(network.trunk["c1"](x * dropout_masks[0])) * dropout_masks[1]
     h = F.max_pool2d(h, 2) * masks["c1"].reshape(4, 1, 1)
-    h = F.relu(network.trunk["fc1"](h.reshape(3, 24))) * keep[2] * masks["fc1"]
-    h = F.relu(network.trunk["fc2"](h)) * keep[3] * masks["fc2"]
-    torch.testing.assert_close(network(x, 0, mask, keep), network.heads[0](h))
+    h = F.relu(network.trunk["fc1"](h.reshape(3, 24))) * dropout_masks[2] * masks["fc1"]
+    h = F.relu(network.trunk["fc2"](h)) * dropout_masks[3] * masks["fc2"]
+    torch.testing.assert_close(network(x, 0, mask, dropout_masks), network.heads[0](h))
 
 
 def test_without_given_factors_torchs_own_dropout_acts_in_training_mode_only():
@@ -308,8 +308,8 @@ def test_a_stack_of_ones_own_trains_a_step():
         torch.tensor([0.05]), torch.tensor([400.0], dtype=torch.float64), torch.tensor([1e4]), 6.0, 50.0, "authors"
     )
     coefficient, offset = affine(torch.zeros(15), "original")
-    past = Past(coefficient[None], offset[None], 0.1 * coefficient[None], {})
-    losses = step(network, state, batch, hyper, past)
+    context = TaskContext(coefficient[None], offset[None], 0.1 * coefficient[None], {})
+    losses = step(network, state, batch, hyper, context)
     assert all((p != before[name]).any() for name, p in (*state.parameters.items(), ("e", state.e)))
-    after = step(network, state, batch, hyper, past)
+    after = step(network, state, batch, hyper, context)
     assert float(after[0] @ torch.tensor([1, 0.1])) < float(losses[0] @ torch.tensor([1, 0.1]))

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hatlab.method.networks import HATNetwork
-from hatlab.method.protection import FrozenWeightMoved, cumulate, links, movable, protected_values, verify_protected
+from hatlab.method.protection import (
+    FrozenWeightMoved,
+    gated_layers,
+    gradient_mask,
+    frozen_values,
+    update_cumulative_mask,
+    verify_frozen,
+)
 
 # multiples of 1/8 with more of the ends: exact in float32, and some weights are protected fully
 MASK_VALUES = st.sampled_from([0.0, 1.0]) | st.integers(0, 8).map(lambda k: k / 8)
@@ -47,7 +54,7 @@ def chains(draw):
 
 
 def by_weight(trunk, mask):
-    """What `movable` promises, one weight at a time: 1 - min over the units that the weight joins."""
+    """What `gradient_mask` promises, one weight at a time: 1 - min over the units that the weight joins."""
     factors, before = {}, None
     for name, layer in trunk.items():
         own = mask[name].tolist()
@@ -74,7 +81,7 @@ def parameters_of(trunk):
 @settings(deadline=None)
 def test_movable_equals_a_loop_over_the_weights(chain):
     trunk, mask = chain
-    factors, expected = movable(trunk, mask), by_weight(trunk, mask)
+    factors, expected = gradient_mask(trunk, mask), by_weight(trunk, mask)
     parameters = parameters_of(trunk)
     assert set(factors) == set(expected) == set(parameters)
     for name, factor in factors.items():
@@ -93,14 +100,16 @@ def test_the_weights_of_a_filter_are_those_of_its_positions_in_the_flattened_map
     network(torch.ones(1, 1, 6, 8), 0, torch.cat(list(on.values()))).sum().backward()
     read = trunk["fc1"].weight.grad != 0
     assert read.any()
-    assert torch.equal(read, (movable(trunk, on)["fc1.weight"] == 0).expand_as(read))
+    assert torch.equal(read, (gradient_mask(trunk, on)["fc1.weight"] == 0).expand_as(read))
 
 
 def test_the_first_layer_has_no_mask_over_the_data():
     for trunk in (linear_linear(2, 3, 4, 1, True), conv_conv(2, 3, 4, 1, True)):
         name = next(iter(trunk))
         own = torch.tensor([1.0, 0.25])
-        factors = movable(trunk, {k: torch.zeros(layer.weight.shape[0]) for k, layer in trunk.items()} | {name: own})
+        factors = gradient_mask(
+            trunk, {k: torch.zeros(layer.weight.shape[0]) for k, layer in trunk.items()} | {name: own}
+        )
         weight = trunk[name].weight
         expected = torch.stack([torch.zeros_like(weight[0]), torch.full_like(weight[0], 0.75)])
         assert torch.equal(factors[f"{name}.weight"].expand_as(weight), expected)
@@ -110,11 +119,11 @@ def test_before_the_first_task_everything_may_move_and_after_a_full_one_nothing(
     trunk = conv_flatten_linear(2, 3, 4, 2, True)
     for value in (0.0, 1.0):
         mask = {name: torch.full((layer.weight.shape[0],), value) for name, layer in trunk.items()}
-        assert all(torch.equal(f, torch.full_like(f, 1 - value)) for f in movable(trunk, mask).values())
+        assert all(torch.equal(f, torch.full_like(f, 1 - value)) for f in gradient_mask(trunk, mask).values())
 
 
 def test_the_links_of_a_chain_are_read_off_its_layers():
-    first, second, third = links(conv_flatten_linear(4, 5, 3, 6, False))
+    first, second, third = gated_layers(conv_flatten_linear(4, 5, 3, 6, False))
     assert (first.name, second.name, third.name) == ("c1", "fc1", "fc2")
     assert (first.previous, second.previous, third.previous) == (None, "c1", "fc1")
     assert (first.units, second.units, third.units) == (4, 5, 3)
@@ -143,14 +152,14 @@ def test_the_links_of_a_chain_are_read_off_its_layers():
 )
 def test_a_layer_whose_weights_have_no_units_to_belong_to_is_refused_by_name(trunk, error, message):
     with pytest.raises(error, match=message):
-        links(trunk)
+        gated_layers(trunk)
     with pytest.raises(error, match=message):
-        movable(trunk, {name: torch.ones(4) for name in trunk})
+        gradient_mask(trunk, {name: torch.ones(4) for name in trunk})
 
 
 def test_the_cumulative_mask_is_the_largest_so_far():
     earlier, now = torch.tensor([0.0, 0.3, 1.0, 0.5]), torch.tensor([0.2, 0.1, 0.0, 0.5])
-    assert torch.equal(cumulate(earlier, now), torch.tensor([0.2, 0.3, 1.0, 0.5]))
+    assert torch.equal(update_cumulative_mask(earlier, now), torch.tensor([0.2, 0.3, 1.0, 0.5]))
 
 
 def flip(value, bit):
@@ -163,8 +172,8 @@ def flip(value, bit):
 @settings(deadline=None)
 def test_one_flipped_bit_is_noticed_exactly_where_the_weight_is_protected_fully(chain, data):
     trunk, mask = chain
-    factors, parameters = movable(trunk, mask), {k: p.clone() for k, p in parameters_of(trunk).items()}
-    before = protected_values(parameters, factors)
+    factors, parameters = gradient_mask(trunk, mask), {k: p.clone() for k, p in parameters_of(trunk).items()}
+    before = frozen_values(parameters, factors)
     name = data.draw(st.sampled_from(sorted(parameters)))
     place = tuple(data.draw(st.integers(0, n - 1)) for n in parameters[name].shape)
     parameters[name][place] = flip(parameters[name][place], data.draw(st.integers(0, 31)))
@@ -172,32 +181,32 @@ def test_one_flipped_bit_is_noticed_exactly_where_the_weight_is_protected_fully(
     if expected[name][place] == 0:
         total = int((expected[name] == 0).sum())
         with pytest.raises(FrozenWeightMoved, match=f"^1 of {total} fully protected values of '{name}' changed$"):
-            verify_protected(parameters, factors, before)
+            verify_frozen(parameters, factors, before)
     else:
-        assert verify_protected(parameters, factors, before) == sum(int((f == 0).sum()) for f in expected.values())
+        assert verify_frozen(parameters, factors, before) == sum(int((f == 0).sum()) for f in expected.values())
 
 
 def test_a_sign_of_zero_is_a_bit_too():
     parameters, factors = {"fc1.weight": torch.zeros(2, 2)}, {"fc1.weight": torch.zeros(2, 1)}
-    before = protected_values(parameters, factors)
-    assert verify_protected(parameters, factors, before) == 4
+    before = frozen_values(parameters, factors)
+    assert verify_frozen(parameters, factors, before) == 4
     parameters["fc1.weight"][1] = -0.0
     with pytest.raises(FrozenWeightMoved, match=r"2 of 4 fully protected values of 'fc1.weight' changed"):
-        verify_protected(parameters, factors, before)
+        verify_frozen(parameters, factors, before)
 
 
 def test_changed_values_are_counted_and_not_their_bytes():
     parameters, factors = {"fc1.weight": torch.ones(2, 2)}, {"fc1.weight": torch.zeros(2, 1)}
-    before = protected_values(parameters, factors)
+    before = frozen_values(parameters, factors)
     parameters["fc1.weight"][1] = -0.1
     with pytest.raises(FrozenWeightMoved, match=r"2 of 4 fully protected values of 'fc1.weight' changed"):
-        verify_protected(parameters, factors, before)
+        verify_frozen(parameters, factors, before)
 
 
-def test_protected_values_are_a_copy_of_what_has_factor_0_and_nothing_else():
+def test_frozen_values_are_a_copy_of_what_has_factor_0_and_nothing_else():
     weight = torch.arange(6.0).reshape(2, 3)
     factors = {"fc1.weight": torch.tensor([[0.0], [1.0]]), "fc1.bias": torch.tensor([1e-7, 1.0])}
-    held = protected_values({"fc1.weight": weight, "fc1.bias": torch.ones(2)}, factors)
+    held = frozen_values({"fc1.weight": weight, "fc1.bias": torch.ones(2)}, factors)
     weight += 10
     assert held["fc1.weight"].tolist() == [0, 1, 2]
     assert held["fc1.bias"].tolist() == []
@@ -208,8 +217,8 @@ def test_a_gradient_times_its_factor_leaves_protected_weights_where_they_are():
     trunk = conv_flatten_linear(3, 4, 2, 4, True)
     network = HATNetwork(trunk, (1, 6, 6), [2], [0.0, 0.0, 0.0])
     cumulative = {name: (torch.arange(n) % 2).float() for name, n in network.units.items()}
-    parameters, factors = parameters_of(trunk), movable(trunk, cumulative)
-    before = protected_values(parameters, factors)
+    parameters, factors = parameters_of(trunk), gradient_mask(trunk, cumulative)
+    before = frozen_values(parameters, factors)
     everything = {name: p.clone() for name, p in parameters.items()}
     x = torch.randn(8, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     F.cross_entropy(network(x, 0, torch.ones(9)), torch.arange(8) % 2).backward()
@@ -217,5 +226,5 @@ def test_a_gradient_times_its_factor_leaves_protected_weights_where_they_are():
         for name, layer in trunk.items():
             for kind, p in layer.named_parameters():
                 p -= p.grad * factors[f"{name}.{kind}"]
-    assert verify_protected(parameters_of(trunk), factors, before) > 0
+    assert verify_frozen(parameters_of(trunk), factors, before) > 0
     assert all((p != everything[name]).any() for name, p in parameters_of(trunk).items())

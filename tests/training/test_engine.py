@@ -15,7 +15,7 @@ from hatlab.data.tasks import make_sequence
 from hatlab.support.progress import Progress
 from hatlab.training import engine
 from hatlab.training import trainer as training
-from hatlab.training.engine import Group
+from hatlab.training.engine import ReplicaGroup
 from hatlab.training.torch_settings import torch_settings
 from hatlab.training.trainer import Trainer
 
@@ -32,7 +32,7 @@ def trainers_of(configs):
 
 
 def train(trainers):
-    group = Group(trainers)
+    group = ReplicaGroup(trainers)
     group.train(lambda trainer: None, QUIET)
     return group
 
@@ -109,7 +109,7 @@ def test_weights_are_whole_again_when_a_group_is_left_and_in_every_checkpoint():
     """Odd widths: in the group, each row of a weight is followed by padding, and runs lie in one storage."""
     together = trainers_of(RunConfig(widths=(101, 83), max_epochs=1, n_tasks=1).grid(seed=[0, 1]))
     saved = []
-    Group(together).train(lambda trainer: saved.append(trainer.state_dict()["network"]), QUIET)
+    ReplicaGroup(together).train(lambda trainer: saved.append(trainer.state_dict()["network"]), QUIET)
     assert len(saved) >= 2
     for tensors in (*saved, *(trainer.network.state_dict() for trainer in together)):
         for tensor in tensors.values():
@@ -129,14 +129,14 @@ def test_fifty_steps_alone_and_in_a_group_of_eight_agree(tmp_path, name):
     assert all(base.dropout)
     configs = varied(base)
     together = trainers_of(configs)
-    group = Group(together)
+    group = ReplicaGroup(together)
     for _ in range(epochs):
         group.train_epoch()
     assert min(trainer.steps for trainer in together) >= 50
     for config, trainer in zip(configs, together, strict=True):
         (alone,) = trainers_of([config])
         start = [p.detach().clone() for p in alone.network.parameters()]
-        one = Group([alone])
+        one = ReplicaGroup([alone])
         for _ in range(epochs):
             one.train_epoch()
         assert alone.steps == trainer.steps
@@ -234,7 +234,7 @@ def test_a_run_that_stops_early_goes_on_with_its_next_task_and_leaves_when_it_is
     # no epoch is better than the first: each run's patience decides how long its tasks are
     monkeypatch.setattr(training, "evaluate", lambda *_: (1.0, 0.5))
     together = trainers_of(configs)
-    group = Group(together)
+    group = ReplicaGroup(together)
     group.train(lambda trainer: tasks.append(tuple(t.task for t in together)), QUIET)
     epochs = [[row[2] for row in trainer.rows["tasks"]] for trainer in together]
     assert epochs == [[2, 2, 2], [3, 3, 3], [12, 12, 12]]
@@ -269,7 +269,7 @@ def test_runs_that_stand_at_different_epochs_go_on_together(tmp_path):
     train(whole)
     states = []
     for k, trainer in enumerate(trainers_of(configs)):
-        group = Group([trainer])
+        group = ReplicaGroup([trainer])
         for _ in range(k):
             (losses,) = group.train_epoch()
             trainer.end_epoch(losses, QUIET)
@@ -288,8 +288,8 @@ def test_runs_that_stand_at_different_epochs_go_on_together(tmp_path):
 def test_a_saved_state_holds_one_run_and_not_its_group(tmp_path):
     configs = SMALL.grid(seed=range(8))
     group, (alone,) = trainers_of(configs), trainers_of(configs[:1])
-    Group(group).train_epoch()
-    Group([alone]).train_epoch()
+    ReplicaGroup(group).train_epoch()
+    ReplicaGroup([alone]).train_epoch()
     torch.save(group[0].state_dict(), tmp_path / "group.pt")
     torch.save(alone.state_dict(), tmp_path / "alone.pt")
     sizes = [(tmp_path / f"{name}.pt").stat().st_size for name in ("group", "alone")]
@@ -344,7 +344,7 @@ def test_what_a_captured_step_is_given_makes_the_same_runs(monkeypatch):
     # to 2e-4 within 200
     configs = [base.replace(seed=seed, max_epochs=epochs) for seed, epochs in enumerate((1, 1, 2, 3, 4))]
     trainers = trainers_of(configs)
-    group = Group(trainers)
+    group = ReplicaGroup(trainers)
     group.captured = True
     group.train(lambda trainer: None, QUIET)
     # first tasks, then with something to protect, and when half of the runs have left

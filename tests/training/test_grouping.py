@@ -9,7 +9,7 @@ from hatlab.config import RunConfig
 from hatlab.method.networks import HATCNN, HATMLP
 from hatlab.training import grouping
 from hatlab.training.engine import SHARED
-from hatlab.training.grouping import fitting, is_out_of_memory, kinds, lanes, parts
+from hatlab.training.grouping import chunks, compatible, is_out_of_memory, max_replicas, worker_threads
 
 CPU = torch.device("cpu")
 
@@ -35,7 +35,7 @@ def test_runs_are_of_one_kind_if_they_agree_in_all_that_a_step_shares():
         base.replace(compensation="exact"),
         base.replace(dataset="mnist"),
     ]
-    found = kinds([free[0], *other, *free[1:]], lambda config: config)
+    found = compatible([free[0], *other, *free[1:]], lambda config: config)
     assert found == [free, *([config] for config in other)]
     for kind in found:
         assert len({tuple(getattr(config, name) for name in SHARED) for config in kind}) == 1
@@ -43,7 +43,7 @@ def test_runs_are_of_one_kind_if_they_agree_in_all_that_a_step_shares():
 
 @given(st.integers(1, 200), st.integers(0, 50))
 def test_parts_hold_all_in_order_and_differ_in_size_by_one_at_most(jobs, most):
-    found = list(parts(range(jobs), lambda: most))
+    found = list(chunks(range(jobs), lambda: most))
     assert [job for part in found for job in part] == list(range(jobs))
     sizes = [len(part) for part in found]
     assert max(sizes) <= max(1, most)
@@ -52,16 +52,16 @@ def test_parts_hold_all_in_order_and_differ_in_size_by_one_at_most(jobs, most):
 
 def test_how_many_fit_is_asked_before_each_part():
     free = iter([4, 2, 8])
-    assert [len(part) for part in parts(range(10), lambda: next(free))] == [4, 2, 4]
+    assert [len(part) for part in chunks(range(10), lambda: next(free))] == [4, 2, 4]
 
 
 def test_on_a_cpu_the_weights_of_a_group_stay_in_the_cache():
-    sizes = {width: fitting(mlp(width), 64, CPU) for width in (10, 100, 400, 2000)}
+    sizes = {width: max_replicas(mlp(width), 64, CPU) for width in (10, 100, 400, 2000)}
     assert sizes[2000] == 1 and 16 <= sizes[400] < sizes[100] < sizes[10]
     for width, runs in sizes.items():
         weights = sum(p.numel() for p in mlp(width).parameters())
         assert runs == 1 or runs * weights <= grouping.CPU_WEIGHTS
-    assert fitting(cnn(), 64, CPU) == 1
+    assert max_replicas(cnn(), 64, CPU) == 1
 
 
 def test_on_a_gpu_a_group_takes_a_share_of_what_is_free(monkeypatch):
@@ -71,7 +71,7 @@ def test_on_a_gpu_a_group_takes_a_share_of_what_is_free(monkeypatch):
 
     def runs(free):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 80 * 2**30))
-        return fitting(network, 64, gpu)
+        return max_replicas(network, 64, gpu)
 
     weights = 4 * sum(p.numel() for p in network.parameters())
     many, few = runs(78 * 2**30), runs(2 * 2**30)
@@ -81,17 +81,17 @@ def test_on_a_gpu_a_group_takes_a_share_of_what_is_free(monkeypatch):
     assert runs(0) >= 1
 
 
-def test_only_large_runs_on_a_cpu_train_in_lanes():
+def test_only_large_runs_on_a_cpu_train_in_worker_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
-        assert lanes(mlp(2000), 3, CPU) == 3
-        assert lanes(mlp(2000), 1, CPU) == 1
-        assert lanes(cnn(), 30, CPU) == 4
-        assert lanes(mlp(100), 30, CPU) == 1
-        assert lanes(mlp(2000), 30, torch.device("cuda")) == 1
+        assert worker_threads(mlp(2000), 3, CPU) == 3
+        assert worker_threads(mlp(2000), 1, CPU) == 1
+        assert worker_threads(cnn(), 30, CPU) == 4
+        assert worker_threads(mlp(100), 30, CPU) == 1
+        assert worker_threads(mlp(2000), 30, torch.device("cuda")) == 1
         torch.set_num_threads(64)
-        assert lanes(cnn(), 100, CPU) == grouping.MOST_LANES
+        assert worker_threads(cnn(), 100, CPU) == grouping.MOST_WORKER_THREADS
     finally:
         torch.set_num_threads(before)
 

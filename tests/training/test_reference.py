@@ -12,10 +12,10 @@ import torch
 
 from hatlab.method import protection
 from hatlab.method.capacity import weight_usage
-from hatlab.method.gate import gate, slopes
+from hatlab.method.gate import gate, s_schedule
 from hatlab.method.networks import HATCNN, HATMLP
 from hatlab.method.regularizer import affine
-from hatlab.training.step import Batch, Hyper, Past, State, step
+from hatlab.training.step import Batch, Hyper, State, TaskContext, step
 
 TOLERANCE = 1e-4
 SEED = re.compile(r"RandomState\((\d+)\s*\+")
@@ -94,29 +94,29 @@ def replay_task(run, t, cumulative):
     y = torch.from_numpy(np.asarray(y)).long()
     lr, s_max, clip = (torch.tensor([float(meta[k])]) for k in ("lr", "s_max", "clip"))
     hyper = Hyper(lr, s_max.double(), clip, 6.0, 50.0, "authors")
-    factors = network.movable(cumulative) if t > 0 else {}
+    factors = network.gradient_mask(cumulative) if t > 0 else {}
     coefficient, offset = affine(cumulative, "original", min_units=0)
-    pull, _ = affine(cumulative, "original", meta["compressibility"], min_units=0)
-    past = Past(coefficient[None], offset[None], pull[None], factors)
+    regularizer_gradient, _ = affine(cumulative, "original", meta["compressibility"], min_units=0)
+    context = TaskContext(coefficient[None], offset[None], regularizer_gradient[None], factors)
     mine = {n: p for n, p in network.named_parameters() if n.startswith(("trunk.", f"heads.{t}."))}
     values = {n: p.detach().clone() for n, p in mine.items()}
     state = State(
         {n.replace(f"heads.{t}.", "head."): v[None] for n, v in values.items()}, network.gates[t].detach().clone()[None]
     )
-    frozen = protection.protected_values(values, factors)
+    frozen = protection.frozen_values(values, factors)
     losses = []
-    keep = [None] * len(network.dropout)
+    dropout_masks = [None] * len(network.dropout)
     for epoch in order:
         for rows, s in zip(
             torch.from_numpy(np.asarray(epoch)).long().split(meta["batch_size"]),
-            slopes("authors", meta["s_max"], len(epoch), meta["batch_size"]),
+            s_schedule("authors", meta["s_max"], len(epoch), meta["batch_size"]),
             strict=True,
         ):
             weight = torch.full((1, len(rows)), 1 / len(rows))
-            batch = Batch(x[rows][None], y[rows][None], weight, keep, torch.tensor([[s]]))
-            ce, r = step(network, state, batch, hyper, past)[0].tolist()
+            batch = Batch(x[rows][None], y[rows][None], weight, dropout_masks, torch.tensor([[s]]))
+            ce, r = step(network, state, batch, hyper, context)[0].tolist()
             losses.append([ce + meta["compressibility"] * r, r])
-    protection.verify_protected(values, factors, frozen)  # the step changes its values in place
+    protection.verify_frozen(values, factors, frozen)  # the step changes its values in place
     for name, p in mine.items():
         p.copy_(values[name])
     network.gates[t].copy_(state.e[0])
@@ -151,11 +151,11 @@ def test_the_authors_run_is_repeated(reference):
                 compare_summary(value, theirs, name)
 
         mask = gate(run.network.gates[t], run.meta["s_max"])
-        cumulative = protection.cumulate(cumulative, mask)
+        cumulative = protection.update_cumulative_mask(cumulative, mask)
         for kind, vector in (("mask", mask), ("cumulative", cumulative)):
             for i, part in enumerate(run.network.split(vector).values()):
                 np.testing.assert_allclose(part, run.file[f"task{t}/{kind}{i}"].ravel(), rtol=0, atol=TOLERANCE)
-        used = weight_usage(run.network.links, {n: m.numpy() for n, m in run.network.split(cumulative).items()})
+        used = weight_usage(run.network.gated_layers, {n: m.numpy() for n, m in run.network.split(cumulative).items()})
         assert used == pytest.approx(run.meta["cumulative_weight_usage"][t], abs=TOLERANCE)
 
 

@@ -115,7 +115,7 @@ class Log(Progress):
 
 
 def assert_alike(one, other):
-    """The same runs: equal books, numbers equal but for rounding."""
+    """The same runs: equal state, numbers equal but for rounding."""
     assert set(table_bytes(one.folder)) == set(table_bytes(other.folder))
     for name in TABLES:
         pd.testing.assert_frame_equal(getattr(one, name), getattr(other, name), rtol=1e-4, atol=1e-4)
@@ -251,7 +251,7 @@ def test_a_run_that_does_not_fit_into_memory_alone_is_named(tmp_path, monkeypatc
 
 
 @pytest.fixture
-def lanes(monkeypatch):
+def worker_threads(monkeypatch):
     """Every run is held for one that fills the cache, and two CPU threads are there."""
     monkeypatch.setattr(grouping, "CPU_WEIGHTS", 1)
     before = torch.get_num_threads()
@@ -261,7 +261,7 @@ def lanes(monkeypatch):
     torch.set_num_threads(before)
 
 
-def test_large_runs_train_in_lanes_on_a_cpu(tmp_path, lanes):
+def test_large_runs_train_in_worker_threads_on_a_cpu(tmp_path, worker_threads):
     configs = SMALL.grid(seed=range(5))
     log = Log()
     together = hatlab.sweep(configs, results=tmp_path / "a", progress=log, device="cpu")
@@ -275,13 +275,13 @@ def test_large_runs_train_in_lanes_on_a_cpu(tmp_path, lanes):
         assert_alike(run, alone)
 
 
-def test_one_after_the_other_means_no_lanes(tmp_path, lanes):
+def test_one_after_the_other_means_no_worker_threads(tmp_path, worker_threads):
     log = Log()
     hatlab.sweep(SMALL.grid(seed=[0, 1]), results=tmp_path, progress=log, device="cpu", replicas=1)
     assert [event[0] for event in log.events if event[0] != "epoch"] == ["started", "done"] * 2
 
 
-def test_ctrl_c_ends_all_lanes_and_the_next_call_goes_on(tmp_path, lanes, monkeypatch):
+def test_ctrl_c_ends_all_worker_threads_and_the_next_call_goes_on(tmp_path, worker_threads, monkeypatch):
     configs = SMALL.replace(max_epochs=20).grid(seed=[0, 1])
 
     class Interrupt(Log):
@@ -300,11 +300,11 @@ def test_ctrl_c_ends_all_lanes_and_the_next_call_goes_on(tmp_path, lanes, monkey
         assert_alike(run, alone)
 
 
-def test_lanes_that_do_not_fit_into_memory_are_halved(tmp_path, lanes, monkeypatch):
+def test_worker_threads_that_do_not_fit_into_memory_are_halved(tmp_path, worker_threads, monkeypatch):
     original, at_work, most = engine.step, set(), []
 
     def full(*arguments):
-        if not threading.current_thread().name.startswith("lane"):  # the second attempt: lanes may be ending
+        if not threading.current_thread().name.startswith("worker"):  # the second attempt: worker threads may be ending
             return original(*arguments)
         at_work.add(threading.get_ident())
         most.append(len(at_work))

@@ -8,7 +8,7 @@ from hatlab.method import protection
 from hatlab.method.networks import HATCNN, HATMLP, HATNetwork
 from hatlab.method.regularizer import affine
 from hatlab.training import step as step_module
-from hatlab.training.step import Batch, Hyper, Past, State, forward, step
+from hatlab.training.step import Batch, Hyper, State, TaskContext, forward, step
 
 C = 0.75
 
@@ -50,11 +50,11 @@ def draw_batch(network, runs, n=16, s=20.0, seed=0):
     draw = torch.Generator().manual_seed(seed)
     x = torch.randn(runs, n, *network.input_shape, generator=draw)
     y = torch.randint(0, 2, (runs, n), generator=draw)
-    keep = [
+    dropout_masks = [
         (torch.rand(runs, n, *shape, generator=draw) >= p).float() / (1 - p) if p else None
         for shape, p in zip(network.dropout_shapes, network.dropout, strict=True)
     ]
-    return Batch(x, y, torch.full((runs, n), 1 / n), keep, torch.full((runs, 1), s, dtype=torch.float64))
+    return Batch(x, y, torch.full((runs, n), 1 / n), dropout_masks, torch.full((runs, 1), s, dtype=torch.float64))
 
 
 def hyper_of(runs, rate=0.05, clip=1e4, clamp=6.0):
@@ -67,10 +67,16 @@ def past_of(members, cumulative=None, mode="original"):
     units = members[0].gates.shape[1]
     masks = torch.zeros(len(members), units) if cumulative is None else cumulative
     parts = [affine(mask, mode, min_units=0) for mask in masks]
-    pull = torch.stack([affine(mask, mode, C, min_units=0)[0] for mask in masks])
-    factors = [] if cumulative is None else [member.movable(mask) for member, mask in zip(members, masks, strict=True)]
-    movable = {name: torch.stack([factor[name] for factor in factors]) for name in (factors[0] if factors else {})}
-    return Past(torch.stack([c for c, _ in parts]), torch.stack([o for _, o in parts]), pull, movable)
+    regularizer_gradient = torch.stack([affine(mask, mode, C, min_units=0)[0] for mask in masks])
+    factors = (
+        [] if cumulative is None else [member.gradient_mask(mask) for member, mask in zip(members, masks, strict=True)]
+    )
+    gradient_mask = {
+        name: torch.stack([factor[name] for factor in factors]) for name in (factors[0] if factors else {})
+    }
+    return TaskContext(
+        torch.stack([c for c, _ in parts]), torch.stack([o for _, o in parts]), regularizer_gradient, gradient_mask
+    )
 
 
 def copy(state):
@@ -90,10 +96,10 @@ def test_the_batched_formula_is_the_modules(name, dropout):
     members = networks(name, 3)
     batch, state = draw_batch(members[0], 3), stacked(members)
     mask = torch.sigmoid(batch.s.float() * state.e)
-    keep = batch.keep if dropout else [None] * len(batch.keep)
-    logits = forward(members[0], state.parameters, batch.x, mask, keep)
+    dropout_masks = batch.dropout_masks if dropout else [None] * len(batch.dropout_masks)
+    logits = forward(members[0], state.parameters, batch.x, mask, dropout_masks)
     for i, member in enumerate(members):
-        mine = [k if k is None else k[i] for k in keep]
+        mine = [k if k is None else k[i] for k in dropout_masks]
         expected = member.eval()(batch.x[i], 1, mask[i], mine)
         torch.testing.assert_close(logits[i], expected, atol=2e-6, rtol=1e-5)
 
@@ -104,12 +110,12 @@ def test_the_batched_gradient_is_the_modules(name):
     batch, state = draw_batch(members[0], 3), stacked(members)
     parameters = {n: p.requires_grad_() for n, p in state.parameters.items()}
     mask = torch.sigmoid(batch.s.float() * state.e).requires_grad_()
-    logits = forward(members[0], parameters, batch.x, mask, batch.keep)
+    logits = forward(members[0], parameters, batch.x, mask, batch.dropout_masks)
     weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(4))
     (logits * weights).sum().backward()
     for i, member in enumerate(members):
         own = mask[i].detach().requires_grad_()
-        mine = [k if k is None else k[i] for k in batch.keep]
+        mine = [k if k is None else k[i] for k in batch.dropout_masks]
         (member(batch.x[i], 1, own, mine) * weights[i]).sum().backward()
         torch.testing.assert_close(mask.grad[i], own.grad, atol=1e-4, rtol=1e-4)
         for n, p in member.named_parameters():
@@ -153,14 +159,14 @@ def test_a_step_is_autograd_and_sgd_written_out(mode):
     network.zero_grad()
     s = batch.s.item()
     mask = network.mask(1, s)
-    logits = network(batch.x[0], 1, mask, [k[0] for k in batch.keep])
+    logits = network(batch.x[0], 1, mask, [k[0] for k in batch.dropout_masks])
     ce = torch.nn.functional.cross_entropy(logits, batch.y[0])
     r1 = (mask * (1 - cumulative)).sum() / (1 - cumulative).sum()
     r2 = 1 - (mask * cumulative).sum() / cumulative.sum()
     r = {"original": r1, "cross": (r1 + r2) / 2, "reuse": r2}[mode]
     (ce + C * r).backward()
     torch.testing.assert_close(losses[0], torch.stack((ce, r)).detach())
-    factors = network.movable(cumulative)
+    factors = network.gradient_mask(cumulative)
     for name, p in network.named_parameters():
         if (joined := name.replace("heads.1.", "head.")) in state.parameters:
             expected = p.detach() - 0.05 * p.grad * factors.get(name, 1)
@@ -181,7 +187,9 @@ def test_runs_side_by_side_take_the_steps_they_take_alone(name):
     losses = step(members[0], together, batch, hyper, past_of(members, cumulative))
     for i, member in enumerate(members):
         alone, own = stacked([member]), slice(i, i + 1)
-        mine = Batch(*(t[own] for t in batch[:3]), [k if k is None else k[own] for k in batch.keep], batch.s[own])
+        mine = Batch(
+            *(t[own] for t in batch[:3]), [k if k is None else k[own] for k in batch.dropout_masks], batch.s[own]
+        )
         rates = Hyper(*(t[own] for t in hyper[:3]), *hyper[3:])
         loss = step(member, alone, mine, rates, past_of([member], cumulative[own]))
         torch.testing.assert_close(losses[own], loss, atol=1e-6, rtol=1e-5)
@@ -207,7 +215,7 @@ def test_rows_that_count_nothing_change_nothing():
     weight = torch.tensor([[0.25] * 4 + [0.0] * 2, [1 / 6] * 6])
     padded, short = stacked(members), stacked(members[:1])
     step(members[0], padded, batch._replace(weight=weight), hyper_of(2), past_of(members))
-    first = Batch(batch.x[:1, :4], batch.y[:1, :4], weight[:1, :4], [k if k is None else k[:1, :4] for k in batch.keep],
+    first = Batch(batch.x[:1, :4], batch.y[:1, :4], weight[:1, :4], [k if k is None else k[:1, :4] for k in batch.dropout_masks],
                   batch.s[:1])  # fmt: skip
     step(members[0], short, first, hyper_of(1), past_of(members[:1]))
     for a, b in zip(values(short), values(padded), strict=True):
@@ -228,11 +236,25 @@ def test_a_run_with_no_images_idles():
 def test_a_step_changes_nothing_but_its_state():
     members = networks("mlp", 2)
     cumulative = torch.rand(2, 36)
-    batch, state, hyper, past = draw_batch(members[0], 2), stacked(members), hyper_of(2), past_of(members, cumulative)
-    given = [batch.x, batch.y, batch.weight, *batch.keep, batch.s, *hyper[:3], *past[:3], *past.movable.values()]
+    batch, state, hyper, context = (
+        draw_batch(members[0], 2),
+        stacked(members),
+        hyper_of(2),
+        past_of(members, cumulative),
+    )
+    given = [
+        batch.x,
+        batch.y,
+        batch.weight,
+        *batch.dropout_masks,
+        batch.s,
+        *hyper[:3],
+        *context[:3],
+        *context.gradient_mask.values(),
+    ]
     before = [tensor.clone() for tensor in given]
     weights = [p.detach().clone() for p in members[0].parameters()]
-    step(members[0], state, batch, hyper, past)
+    step(members[0], state, batch, hyper, context)
     assert all(torch.equal(a, b) for a, b in zip(before, given, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(weights, members[0].parameters(), strict=True))
     assert not any(value.requires_grad for value in values(state))
@@ -289,11 +311,11 @@ def test_what_a_hard_mask_protects_does_not_move_and_earlier_logits_keep_their_b
     x = torch.randn(8, *network.input_shape, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         before = network.eval()(x, 0, hard)
-    state, past = stacked([network]), past_of([network], hard[None])
+    state, context = stacked([network]), past_of([network], hard[None])
     old = copy(state)
-    frozen = protection.protected_values(state.parameters, past.movable)
-    step(network, state, draw_batch(network, 1), hyper_of(1), past)
-    count = protection.verify_protected(state.parameters, past.movable, frozen)
+    frozen = protection.frozen_values(state.parameters, context.gradient_mask)
+    step(network, state, draw_batch(network, 1), hyper_of(1), context)
+    count = protection.verify_frozen(state.parameters, context.gradient_mask, frozen)
     assert 0 < count == sum(v.numel() for v in frozen.values())
     trunk = {name: value[0] for name, value in state.parameters.items() if name.startswith("trunk.")}
     with torch.no_grad():

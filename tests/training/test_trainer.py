@@ -12,7 +12,7 @@ from hatlab.data.tasks import make_sequence
 from hatlab.method import protection
 from hatlab.support.progress import Progress
 from hatlab.training import engine, trainer
-from hatlab.training.engine import Group
+from hatlab.training.engine import ReplicaGroup
 from hatlab.training.trainer import Trainer, TrainingDiverged, build_network, evaluate
 
 SMALL = RunConfig(widths=(30, 20), batch_size=32, max_epochs=2, task_order="fixed")
@@ -30,7 +30,7 @@ def trainer_of(config):
 
 def train(run, after_epoch=nothing, progress=None):
     """Train it alone; what the engine does is tested with the engine."""
-    group = Group([run])
+    group = ReplicaGroup([run])
     group.train(lambda _: after_epoch(), progress or Progress())
     for _, error in group.diverged:
         raise error
@@ -44,14 +44,14 @@ def test_no_protected_weight_moves_over_five_tasks_of_split_mnist(shared_data, c
 
     class Watch(Progress):
         def task_done(self, run_id, task, epochs, accuracy, usage):
-            factors, values = run.network.movable(run.cumulative), dict(run.network.named_parameters())
-            history.append((factors, protection.protected_values(values, factors)))
+            factors, values = run.network.gradient_mask(run.cumulative), dict(run.network.named_parameters())
+            history.append((factors, protection.frozen_values(values, factors)))
 
     train(run, progress=Watch())
     assert len(history) == 5
     values = dict(run.network.named_parameters())
     for factors, frozen in history:
-        for name, now in protection.protected_values(values, factors).items():
+        for name, now in protection.frozen_values(values, factors).items():
             assert torch.equal(now.view(torch.int32), frozen[name].view(torch.int32)), name
     assert [sum(v.numel() for v in frozen.values()) > 0 for _, frozen in history] == [True] * 5
     counted = [row[-1] for row in run.rows["tasks"]]
@@ -67,8 +67,8 @@ def test_a_protected_weight_that_moves_ends_the_run(monkeypatch):
     run = trainer_of(SMALL.replace(c=2.5, max_epochs=4))
     original = engine.step
 
-    def careless(network, state, batch, hyper, past):
-        return original(network, state, batch, hyper, past._replace(movable={}))
+    def careless(network, state, batch, hyper, context):
+        return original(network, state, batch, hyper, context._replace(gradient_mask={}))
 
     monkeypatch.setattr(engine, "step", careless)
     with pytest.raises(protection.FrozenWeightMoved, match="fully protected values"):
@@ -212,7 +212,7 @@ def test_without_gates_every_mask_is_one_and_embeddings_stay():
 def test_plain_sgd_of_one_task_is_autograd_and_sgd_written_out():
     config = SMALL.replace(method="sgd", c=0, dropout=(0, 0), batch_size=10_000, max_epochs=1, n_tasks=1)
     run, reference = trainer_of(config), trainer_of(config)
-    Group([run]).train_epoch()
+    ReplicaGroup([run]).train_epoch()
     x, y = reference.split.train.batch(torch.arange(len(reference.split.train)))
     h = x.flatten(1)
     for layer in reference.network.trunk.values():
@@ -259,7 +259,7 @@ def test_where_a_units_gradient_ends(precision):
     with torch.no_grad():
         run.network.gates[0] = e
     run.begin_epoch()
-    stack = engine._Stack([run], captured=False)
+    stack = engine.ReplicaState([run], captured=False)
     stack._load([run])
     plan = {name: values[:1, 0] for name, values in stack._plan([run]).items()}
     moved = {}

@@ -63,7 +63,7 @@ def compress(network: HATNetwork, task: int, s_max: float, threshold: float = NE
                 "says would not depend on the image. A smaller c, or a smaller threshold, leaves some"
             )
     modules: OrderedDict[str, nn.Module] = OrderedDict()
-    for link in network.links:
+    for link in network.gated_layers:
         layer = network.trunk[link.name]
         columns: Tensor | slice = slice(None)
         factor: Tensor | None = None
@@ -77,7 +77,7 @@ def compress(network: HATNetwork, task: int, s_max: float, threshold: float = NE
         modules[f"{link.name}_relu"] = nn.ReLU()
         if not isinstance(layer, nn.Linear):
             modules[f"{link.name}_pool"] = nn.MaxPool2d(2)
-    last = network.links[-1].name
+    last = network.gated_layers[-1].name
     modules["head"] = _cut(network.heads[task], slice(None), kept[last], masks[last][kept[last]])
     return nn.Sequential(modules).eval()
 
@@ -164,7 +164,7 @@ def compressed(runs: Sequence[Run], thresholds: Sequence[float] = (NEGLIGIBLE, 0
         sequence = make_sequence(run.config)
         network = load_network(run, sequence)
         data = TaskData.of(sequence, Images.of(sequence.datasets, torch.device("cpu")))[0].test
-        full = sum(link.weights for link in network.links)
+        full = sum(link.weights for link in network.gated_layers)
         for threshold in thresholds:
             row: dict[str, Any] = {
                 "run": run.run_id,
@@ -177,7 +177,7 @@ def compressed(runs: Sequence[Run], thresholds: Sequence[float] = (NEGLIGIBLE, 0
             except NothingLeft:
                 rows.append({**row, "units": "", "weights": 0, "share": 0.0})
                 continue
-            trunk = [getattr(small, link.name).weight for link in network.links]
+            trunk = [getattr(small, link.name).weight for link in network.gated_layers]
             weights = sum(weight.numel() for weight in trunk)
             row |= {"units": "-".join(str(len(weight)) for weight in trunk), "weights": weights}
             row |= {"share": 100 * weights / full, "parameters": sum(p.numel() for p in small.parameters())}

@@ -20,7 +20,7 @@ import torch
 from hatlab.analysis import metrics, summary
 from hatlab.analysis.comparisons import paired
 from hatlab.config import ConfigError, RunConfig
-from hatlab.method.gate import compensated_gradient, gate, slopes
+from hatlab.method.gate import compensated_gradient, gate, s_schedule
 from hatlab.method.regularizer import affine
 from hatlab.training.runs import Run, collect
 
@@ -76,7 +76,9 @@ def simulate(
     start = torch.stack(draws).clamp_(-config.embedding_clamp, config.embedding_clamp)
     frames = []
     for arm, fields in ARMS.items():
-        active = _train(start, config.replace(**fields), slopes(schedule, s_max, images, batch_size).tolist(), epochs)
+        active = _train(
+            start, config.replace(**fields), s_schedule(schedule, s_max, images, batch_size).tolist(), epochs
+        )
         for row, seed in enumerate(seeds):
             shares = [100 * count / units for count in active[:, row].tolist()]
             frames.append(pd.DataFrame({"arm": arm, "seed": seed, "epoch": range(epochs + 1), "active": shares}))

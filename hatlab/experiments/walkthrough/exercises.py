@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hatlab.method.gate import gate, slopes
+from hatlab.method.gate import gate, s_schedule
 from hatlab.method.regularizer import mask_sparsity
 
 __all__ = ["NotYet", "check_gate", "check_gradient_factor", "check_regularizer", "check_slopes", "check_weights_in_use"]
@@ -80,7 +80,7 @@ def check_slopes(my_slope: Callable[[int, int, float], float]) -> None:
     """Exercise 2: s in batch b of B (eq. 3), b from 1 to B."""
     n, s_max = 5, 400.0
     answer = torch.stack([_called(my_slope, "my_slope", b, n, s_max) for b in range(1, n + 1)])
-    right = torch.from_numpy(slopes("paper", s_max, n, 1))
+    right = torch.from_numpy(s_schedule("paper", s_max, n, 1))
     steps = torch.arange(1, n + 1)
     reach = s_max - 1 / s_max
     mistakes = {

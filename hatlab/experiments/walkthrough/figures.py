@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from hatlab.experiments.style import WIDTH, styled
-from hatlab.method.gate import compensated_gradient, gate, slopes
+from hatlab.method.gate import compensated_gradient, gate, s_schedule
 
 __all__ = [
     "annealed_masks",
@@ -72,7 +72,7 @@ def annealed_masks(e: Sequence[float], s_max: float = 400.0, batches: int = 100,
 
     Args:
         e: embeddings, at most six.
-        s_max, schedule: see `gate.slopes`.
+        s_max, schedule: see `gate.s_schedule`.
         batches: of the epoch.
 
     Raises:
@@ -80,7 +80,7 @@ def annealed_masks(e: Sequence[float], s_max: float = 400.0, batches: int = 100,
     """
     if not 1 <= len(e) <= 6:
         raise ValueError(f"e = {list(e)}: allowed are 1 to 6 embeddings")
-    s = slopes(schedule, s_max, batches, 1)
+    s = s_schedule(schedule, s_max, batches, 1)
     with styled():
         figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.5), layout="constrained")
         x = np.arange(1, batches + 1)
@@ -112,7 +112,7 @@ def cumulative_gradients(
     embedding e gets, in float32 as in training.
 
     Args:
-        s_max, schedule: of the gate's slope, which goes up from 1/s_max, see `gate.slopes`.
+        s_max, schedule: of the gate's slope, which goes up from 1/s_max, see `gate.s_schedule`.
         steps: of the epoch.
         cosh_clamp: as in `gate.compensated_gradient`.
         points: values of e, evenly spaced in [-reach, reach]; an odd number, so that 0 is among them.
@@ -133,7 +133,7 @@ def cumulative_gradients(
             "points from 3 on, and a reach above 0"
         )
     e = torch.from_numpy(np.linspace(-reach, reach, points)).to(torch.float32)
-    s = torch.from_numpy(slopes(schedule, s_max, steps, 1))[:, None]
+    s = torch.from_numpy(s_schedule(schedule, s_max, steps, 1))[:, None]
     curves = {
         "s = 1": steps * _derivative(e, torch.ones(1, 1)),
         "s = s_max": steps * _derivative(e, torch.full((1, 1), float(s_max))),

@@ -21,7 +21,7 @@ import pandas as pd
 from hatlab.analysis.masks import task_masks
 from hatlab.analysis.metrics import mean_interval
 from hatlab.method.capacity import weights_used
-from hatlab.method.protection import Link
+from hatlab.method.protection import GatedLayer
 from hatlab.training.runs import Run
 
 __all__ = ["of_runs", "over_seeds", "weight_reuse"]
@@ -30,7 +30,7 @@ SHARES = ("reused", "expected", "beyond_chance")
 
 
 def weight_reuse(
-    chain: Sequence[Link], masks: Sequence[Mapping[str, np.ndarray]], threshold: float = 0.5
+    chain: Sequence[GatedLayer], masks: Sequence[Mapping[str, np.ndarray]], threshold: float = 0.5
 ) -> pd.DataFrame:
     """Return one row for every task and every later one.
 

@@ -13,41 +13,60 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hatlab.training.noise import Noise
+from hatlab.training.dropout_rng import DropoutRNG
 from hatlab.training.trainer import Trainer
 
-__all__ = ["joint_epoch"]
+__all__ = ["JointState"]
 
 
-def joint_epoch(trainer: Trainer, check: Callable[[], None]) -> np.ndarray:
-    """Train one epoch over the images of all tasks up to the current one; return losses (steps, 2), the second 0.
+class JointState:
+    """Takes the place of `ReplicaState` for joint training: runs one after the other, in their networks."""
 
-    `check` is called before every step, to raise where training is to end.
-    """
+    def serves(self, trainers: Sequence[Trainer]) -> bool:
+        """Whether these can go on with it: always."""
+        return True
+
+    def epoch(
+        self,
+        trainers: Sequence[Trainer],
+        check: Callable[[], None],
+        after_step: Callable[[Trainer, int, Tensor], None] | None = None,
+    ) -> list[np.ndarray]:
+        """Train an epoch of each run; arguments and result as for `ReplicaState.epoch`."""
+        return [_epoch(trainer, check, after_step) for trainer in trainers]
+
+
+def _epoch(
+    trainer: Trainer, check: Callable[[], None], after_step: Callable[[Trainer, int, Tensor], None] | None
+) -> np.ndarray:
+    """Train one epoch over the images of all tasks up to the current one; return losses (steps, 2), the second 0."""
     network, device, size = trainer.network, trainer.device, trainer.config.batch_size
     splits = [data.train for data in trainer.data[: trainer.task + 1]]
     plan = _plan([len(split) for split in splits], size, trainer.order, device)
-    noise = Noise([(size, *shape) for shape in network.dropout_shapes], network.dropout, device)
-    position = torch.tensor([noise.position(trainer.noise, trainer.steps)], device=device)
+    dropout_rng = DropoutRNG([(size, *shape) for shape in network.dropout_shapes], network.dropout, device)
+    position = torch.tensor([dropout_rng.position(trainer.dropout_rng, trainer.steps)], device=device)
     trained = trainer.trained().keys() - {"gates"}
     parameters = [p for name, p in network.named_parameters() if name in trained]
     everything = network.mask(0, 1.0)
     losses = []
-    for batch in plan:
+    for k, batch in enumerate(plan):
         check()
         counts = [len(rows) for _, rows in batch]
         taken = [splits[task].batch(rows) for task, rows in batch]
-        keep = [None if factors is None else factors[0, : sum(counts)] for factors in noise.draw(position)]
-        position += noise.stride
-        h = network.features(torch.cat([x for x, _ in taken]), everything, keep)
+        dropout_masks = [
+            None if factors is None else factors[0, : sum(counts)] for factors in dropout_rng.draw(position)
+        ]
+        position += dropout_rng.stride
+        h = network.features(torch.cat([x for x, _ in taken]), everything, dropout_masks)
         parts = zip(batch, torch.split(h, counts), taken, strict=True)
         of_tasks = [F.cross_entropy(network.heads[task](part), y, reduction="sum") for (task, _), part, (_, y) in parts]
         loss = torch.stack(of_tasks).sum() / sum(counts)
         _descend(parameters, loss, trainer)
-        losses.append(loss.detach())
+        losses.append(torch.stack((loss.detach(), torch.zeros_like(loss))))
+        if after_step is not None:
+            after_step(trainer, k, losses[-1])
     trainer.steps += len(plan)
-    cross_entropy = torch.stack(losses).double().cpu().numpy()
-    return np.stack((cross_entropy, np.zeros_like(cross_entropy)), 1)
+    return torch.stack(losses).double().cpu().numpy()
 
 
 def _plan(

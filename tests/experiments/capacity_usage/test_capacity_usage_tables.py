@@ -9,12 +9,12 @@ from hatlab.analysis.metrics import mean_interval
 from hatlab.experiments.capacity_usage.claims import statement
 from hatlab.experiments.capacity_usage.tables import SHARES, by_task, over_seeds
 from hatlab.method.capacity import COLUMNS, adahat_capacity, capacity_rows, weight_usage
-from hatlab.method.protection import links
+from hatlab.method.protection import gated_layers
 from hatlab.training.runs import Tables
 
 NONE = pd.DataFrame()
 SIZES = {"fc1": 3, "fc2": 4}
-CHAIN = links({"fc1": nn.Linear(5, 3), "fc2": nn.Linear(3, 4)})
+CHAIN = gated_layers({"fc1": nn.Linear(5, 3), "fc2": nn.Linear(3, 4)})
 MASKS = st.fixed_dictionaries({name: st.lists(st.floats(0, 1), min_size=n, max_size=n) for name, n in SIZES.items()})
 
 

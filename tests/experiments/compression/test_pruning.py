@@ -67,8 +67,8 @@ def check(network, task, threshold):
     torch.testing.assert_close(small(x), expected, rtol=0, atol=1e-5 * scale)
     if threshold == NEGLIGIBLE:
         torch.testing.assert_close(small(x), network(x, task, mask), rtol=0, atol=1e-5 * scale)
-    trunk = [getattr(small, link.name).weight for link in network.links]
-    assert sum(w.numel() for w in trunk) == weights_used(network.links, as_arrays(network, mask), threshold)
+    trunk = [getattr(small, link.name).weight for link in network.gated_layers]
+    assert sum(w.numel() for w in trunk) == weights_used(network.gated_layers, as_arrays(network, mask), threshold)
     head = network.heads[task]
     assert small.head.weight.shape == (head.out_features, len(trunk[-1]))
 

@@ -14,7 +14,7 @@ from hatlab.config import ConfigError, RunConfig
 from hatlab.experiments.precision import tables
 from hatlab.experiments.precision.claims import judge, statements
 from hatlab.experiments.precision.tables import ARMS, OUTCOMES, differences, outcomes, over_seeds, pairs, plan, simulate
-from hatlab.method.gate import compensated_gradient, gate, slopes
+from hatlab.method.gate import compensated_gradient, gate, s_schedule
 from hatlab.method.regularizer import mask_sparsity
 from hatlab.training.runs import Run, Tables
 
@@ -58,7 +58,7 @@ def test_units_that_are_off_are_not_missed(arm, seed, c, s_max):
     e = e.to(getattr(torch, fields.gate_precision))
     expected = [int((e > 0).sum())]
     for _ in range(3):
-        for s in slopes("authors", s_max, 100, 4).tolist():
+        for s in s_schedule("authors", s_max, 100, 4).tolist():
             mask = gate(e, s).requires_grad_()
             r = mask_sparsity([mask], [torch.zeros_like(mask)], "original")
             (gradient,) = torch.autograd.grad(c * r, mask)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from hatlab.experiments.walkthrough import exercises
 from hatlab.experiments.walkthrough.exercises import NotYet
-from hatlab.method.gate import gate, slopes
+from hatlab.method.gate import gate, s_schedule
 from hatlab.method.regularizer import mask_sparsity
 
 P, M = torch.tensor([1.0, 1, 1, 0, 0, 0]), torch.tensor([1.0, 1, 1, 1, 0, 0])
@@ -26,7 +26,7 @@ def factor(front, behind):
         (exercises.check_gate, gate),
         (exercises.check_gate, lambda e, s: (1 / (1 + torch.exp(-s * e))).tolist()),  # a list does as well
         (exercises.check_slopes, slope),
-        (exercises.check_slopes, lambda b, n, s_max: slopes("paper", s_max, n, 1)[b - 1]),
+        (exercises.check_slopes, lambda b, n, s_max: s_schedule("paper", s_max, n, 1)[b - 1]),
         (exercises.check_gradient_factor, factor),
         (lambda answer: exercises.check_regularizer("original", answer, P, M, 2), 2 / 3),
         (lambda answer: exercises.check_regularizer("cross", answer, P, M, 2), 1 / 3),

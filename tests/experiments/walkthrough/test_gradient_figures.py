@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hatlab.experiments.walkthrough.figures import cumulative_gradients, gradient_annealing
-from hatlab.method.gate import slopes
+from hatlab.method.gate import s_schedule
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def curves(**how):
 def test_curves_equal_their_formulas(s_max, steps, schedule, points, reach):
     q = curves(s_max=s_max, steps=steps, schedule=schedule, points=points, reach=reach)
     e = q.index.to_numpy(dtype=float)
-    s = slopes(schedule, s_max, steps, 1)[:, None]
+    s = s_schedule(schedule, s_max, steps, 1)[:, None]
     close = {"rtol": 1e-4, "atol": 1e-4 * steps * s_max}
     np.testing.assert_allclose(q["s = 1"], steps * bell(e), **close)
     np.testing.assert_allclose(q["s = s_max"], steps * s_max * bell(s_max * e), **close)

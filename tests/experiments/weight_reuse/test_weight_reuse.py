@@ -14,7 +14,7 @@ from hatlab.analysis.verdicts import NOT_COMPARABLE
 from hatlab.config import RunConfig
 from hatlab.experiments.weight_reuse import claims, tables
 from hatlab.experiments.weight_reuse.tables import weight_reuse
-from hatlab.method.protection import links
+from hatlab.method.protection import gated_layers
 from hatlab.support.progress import Progress
 
 MASK_VALUES = st.sampled_from([0.0, 0.5, 1.0]) | st.floats(0, 1, width=32)
@@ -56,7 +56,7 @@ def used(layers, mask):
 @settings(deadline=None)
 def test_shares_equal_counts_over_explicit_weight_masks(chain):
     layers, masks = chain
-    table = weight_reuse(links(layers), masks)
+    table = weight_reuse(gated_layers(layers), masks)
     assert list(zip(table["task"], table["later"], strict=True)) == [(0, 1), (0, 2), (1, 2)]
     for row in table.itertuples():
         first, later = used(layers, masks[row.task]), used(layers, masks[row.later])
@@ -75,15 +75,17 @@ def test_expected_is_the_mean_over_all_ways_to_place_the_later_tasks_units(chain
     layers, (first, later) = chain
     orders = itertools.product(*(itertools.permutations(mask) for mask in later.values()))
     placed = [dict(zip(layers, map(np.array, order), strict=True)) for order in orders]
-    shares = [weight_reuse(links(layers), [first, mask])["reused"].iloc[0] for mask in placed]
-    expected = weight_reuse(links(layers), [first, later])["expected"].iloc[0]
+    shares = [weight_reuse(gated_layers(layers), [first, mask])["reused"].iloc[0] for mask in placed]
+    expected = weight_reuse(gated_layers(layers), [first, later])["expected"].iloc[0]
     np.testing.assert_allclose(np.mean(shares), expected, atol=1e-9)
 
 
 def test_a_task_reuses_all_of_what_its_own_mask_contains():
     layers = {"fc1": nn.Linear(4, 4), "fc2": nn.Linear(4, 4)}
     small, large = ({name: np.arange(4) < k for name in layers} for k in (2, 3))
-    (there,), (back,) = (weight_reuse(links(layers), pair)["reused"] for pair in ((small, large), (large, small)))
+    (there,), (back,) = (
+        weight_reuse(gated_layers(layers), pair)["reused"] for pair in ((small, large), (large, small))
+    )
     assert there == 100
     assert back == pytest.approx(100 * (2 * 4 + 2 * 2) / (3 * 4 + 3 * 3))  # the first layer reads all inputs
 

@@ -13,7 +13,7 @@ from hatlab.data.loading import Images
 from hatlab.data.tasks import make_sequence
 from hatlab.support.progress import Progress
 from hatlab.training.baselines import ewc
-from hatlab.training.engine import Group
+from hatlab.training.engine import ReplicaGroup
 from hatlab.training.runs import run
 from hatlab.training.trainer import Trainer
 
@@ -65,7 +65,7 @@ def test_a_step_adds_the_gradient_of_the_penalty():
     one_step = SMALL.replace(batch_size=10_000)
     for trainer in (with_springs, without):
         trainer.config = one_step
-        Group([trainer]).train_epoch()
+        ReplicaGroup([trainer]).train_epoch()
     after = dict(with_springs.network.named_parameters())
     for name, p in without.network.named_parameters():
         pull = -0.05 * 2.0 * 0.01 if name.startswith("trunk.") else 0.0
@@ -83,7 +83,7 @@ def test_fisher_information_is_averaged_over_tasks():
         return seen[-1][1]
 
     trainer._anchors = watch
-    Group([trainer]).train(lambda _: None, Progress())
+    ReplicaGroup([trainer]).train(lambda _: None, Progress())
     assert len(seen) == 3 and seen[0][0] == {}
     before, now = seen[2]
     last = ewc.fisher(trainer.network, 2, trainer.data[2].train)
@@ -115,9 +115,9 @@ def test_a_run_goes_on_with_its_springs(stop):
         if epochs == stop:
             saved = copy.deepcopy(trainer.state_dict())
 
-    Group([whole]).train(note, Progress())
+    ReplicaGroup([whole]).train(note, Progress())
     resumed.load_state_dict(saved)
-    Group([resumed]).train(lambda _: None, Progress())
+    ReplicaGroup([resumed]).train(lambda _: None, Progress())
     for p, q in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
         assert torch.equal(p, q)
 
@@ -127,9 +127,9 @@ def test_runs_with_springs_train_side_by_side_as_they_do_alone():
     configs = SMALL.grid(seed=[0, 1, 2])
     configs[1] = configs[1].replace(max_epochs=5)
     together, alone = ([trainer_of(config) for config in configs] for _ in range(2))
-    Group(together).train(lambda _: None, Progress())
+    ReplicaGroup(together).train(lambda _: None, Progress())
     for trainer in alone:
-        Group([trainer]).train(lambda _: None, Progress())
+        ReplicaGroup([trainer]).train(lambda _: None, Progress())
     for one, other in zip(together, alone, strict=True):
         for p, q in zip(one.network.parameters(), other.network.parameters(), strict=True):
             torch.testing.assert_close(p, q, atol=1e-5, rtol=1e-4)

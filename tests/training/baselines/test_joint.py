@@ -12,7 +12,7 @@ from hatlab.data.loading import Images
 from hatlab.data.tasks import make_sequence
 from hatlab.support.progress import Progress
 from hatlab.training.baselines.joint import joint_epoch
-from hatlab.training.engine import Group
+from hatlab.training.engine import ReplicaGroup
 from hatlab.training.runs import run
 from hatlab.training.trainer import Trainer, build_network
 
@@ -29,7 +29,7 @@ def test_joint_training_of_one_task_is_plain_training():
     one = JOINT.replace(n_tasks=1)
     joint, plain = trainer_of(one), trainer_of(one.replace(method="sgd"))
     for trainer in (joint, plain):
-        Group([trainer]).train(lambda _: None, Progress())
+        ReplicaGroup([trainer]).train(lambda _: None, Progress())
     for p, q in zip(joint.network.parameters(), plain.network.parameters(), strict=True):
         torch.testing.assert_close(p, q, atol=1e-5, rtol=1e-5)
     assert [row[5] for row in joint.rows["epochs"]] == [row[5] for row in plain.rows["epochs"]]
@@ -40,7 +40,7 @@ def test_an_epoch_is_sgd_on_the_pooled_loss():
     whole = JOINT.replace(batch_size=10_000, dropout=(0, 0))
     trainer, reference = trainer_of(whole), trainer_of(whole)
     trainer.task = 2
-    losses = Group([trainer]).train_epoch()[0]
+    losses = ReplicaGroup([trainer]).train_epoch()[0]
     network = reference.network
     total, n = 0.0, 0
     for task in range(3):
@@ -68,7 +68,7 @@ def test_each_task_starts_from_the_initial_weights():
                 trainer.begin_epoch()
                 starts.append({name: value.clone() for name, value in trainer.network.state_dict().items()})
 
-    Group([trainer]).train(lambda _: None, Watch())
+    ReplicaGroup([trainer]).train(lambda _: None, Watch())
     assert len(starts) == 2
     for start in starts:
         assert all(torch.equal(start[name], initial[name]) for name in initial)
@@ -87,9 +87,9 @@ def test_joint_training_forgets_nothing_and_leaves_all_tables(tmp_path):
 def test_a_joint_run_goes_on_where_it_was():
     whole, resumed = trainer_of(JOINT), trainer_of(JOINT)
     states = []
-    Group([whole]).train(lambda trainer: states.append(copy.deepcopy(trainer.state_dict())), Progress())
+    ReplicaGroup([whole]).train(lambda trainer: states.append(copy.deepcopy(trainer.state_dict())), Progress())
     resumed.load_state_dict(states[4])
-    Group([resumed]).train(lambda _: None, Progress())
+    ReplicaGroup([resumed]).train(lambda _: None, Progress())
     for p, q in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
         assert torch.equal(p, q)
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Noise", "offsets", "stream", "words"]
+__all__ = ["DropoutRNG", "offsets", "random_words", "stream"]
 
 _SPAN = 2**64
 
@@ -37,7 +37,7 @@ def offsets(count: int, device: torch.device | None = None) -> Tensor:
     return torch.arange(1, count + 1, device=device) * GAMMA
 
 
-def words(start: Tensor, offsets: Tensor) -> Tensor:
+def random_words(start: Tensor, offsets: Tensor) -> Tensor:
     """Return the words at `offsets` (count,) of the streams that start at `start` (R,), as int64 (R, count)."""
     z = start[:, None] + offsets
     # torch shifts the sign in: it is masked away. In place: these are the widest passes of a step's random numbers
@@ -46,7 +46,7 @@ def words(start: Tensor, offsets: Tensor) -> Tensor:
     return z.bitwise_xor_((z >> 31).bitwise_and_((1 << 33) - 1))
 
 
-class Noise:
+class DropoutRNG:
     """Dropout's factors for the steps of R runs.
 
     Args:
@@ -75,7 +75,7 @@ class Noise:
 
         `position`: (R,) int64, from `position`.
         """
-        bits = words(position, self._offsets).view(torch.int16)
+        bits = random_words(position, self._offsets).view(torch.int16)
         factors: list[Tensor | None] = []
         parts = torch.split(bits, [4 * count for count in self.words], 1)
         for part, shape, p in zip(parts, self.shapes, self.probabilities, strict=True):

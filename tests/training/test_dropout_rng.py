@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from hatlab.method.networks import HATMLP
-from hatlab.training.noise import Noise, offsets, stream, words
+from hatlab.training.dropout_rng import DropoutRNG, offsets, random_words, stream
 
 CPU = torch.device("cpu")
 GAMMA = 0x9E3779B97F4A7C15
@@ -49,12 +49,12 @@ dropouts = st.lists(st.tuples(shapes, probabilities), min_size=1, max_size=4)
 
 
 def noise_of(pairs, device=CPU):
-    return Noise([shape for shape, _ in pairs], [p for _, p in pairs], device)
+    return DropoutRNG([shape for shape, _ in pairs], [p for _, p in pairs], device)
 
 
 def drawn(position, n, p=0.5):
     """`n` factors from `position`, as one float64 vector."""
-    (factors,) = Noise([(n,)], [p], CPU).draw(torch.tensor([position]))
+    (factors,) = DropoutRNG([(n,)], [p], CPU).draw(torch.tensor([position]))
     return factors[0].double()
 
 
@@ -74,13 +74,13 @@ def test_the_published_outputs_for_the_seed_1234567():
         16408922859458223821,
     ]
     assert splitmix64(1234567, 5) == published
-    assert unsigned(words(torch.tensor([1234567]), offsets(5))[0]) == published
+    assert unsigned(random_words(torch.tensor([1234567]), offsets(5))[0]) == published
 
 
 @given(st.lists(starts, min_size=1, max_size=4), st.integers(0, 20))
 @settings(deadline=None)
 def test_words_are_those_of_splitmix64_for_every_start(some, count):
-    ours = words(torch.tensor(some), offsets(count))
+    ours = random_words(torch.tensor(some), offsets(count))
     assert ours.dtype == torch.int64
     assert ours.shape == (len(some), count)
     assert [unsigned(row) for row in ours] == [splitmix64(start, count) for start in some]
@@ -88,7 +88,7 @@ def test_words_are_those_of_splitmix64_for_every_start(some, count):
 
 def test_words_leave_their_starts_alone():
     start = torch.tensor(EDGES)
-    words(start, offsets(3))
+    random_words(start, offsets(3))
     assert start.tolist() == list(EDGES)
 
 
@@ -96,9 +96,9 @@ def test_words_leave_their_starts_alone():
 def test_every_bit_of_a_word_is_set_half_the_time(start):
     n = 20_000
     of = (
-        words(torch.arange(n), offsets(1))[:, 0]
+        random_words(torch.arange(n), offsets(1))[:, 0]
         if isinstance(start, str)
-        else words(torch.tensor([start]), offsets(n))[0]
+        else random_words(torch.tensor([start]), offsets(n))[0]
     )
     bits = (of[:, None] >> torch.arange(64)) & 1
     assert ((bits.double().mean(0) - 0.5).abs() < 5 * 0.5 / math.sqrt(n)).all()
@@ -126,23 +126,23 @@ def test_every_seed_and_purpose_starts_a_stream_of_its_own():
 @given(starts, st.integers(0, 10), dropouts)
 @settings(deadline=None)
 def test_the_factors_of_step_k_are_words_k_count_plus_1_and_on_of_the_stream(start, k, pairs):
-    noise = noise_of(pairs)
+    dropout_rng = noise_of(pairs)
     count = sum(-(-math.prod(shape) // 4) for shape, p in pairs if p)
     outputs = iter(splitmix64(start, count, skip=k * count))
     expected = [
         factors_of(list(itertools.islice(outputs, -(-math.prod(shape) // 4))), shape, p) if p else None
         for shape, p in pairs
     ]
-    assert same(noise.draw(torch.tensor([noise.position(start, k)])), expected)
+    assert same(dropout_rng.draw(torch.tensor([dropout_rng.position(start, k)])), expected)
 
 
 @given(starts, st.integers(0, 10**9), dropouts)
 @settings(deadline=None)
 def test_a_position_moves_by_the_stride_and_wraps(start, k, pairs):
-    noise = noise_of(pairs)
-    now, after = (noise.position(start, steps) for steps in (k, k + 1))
-    assert noise.position(start, 0) == start
-    assert (torch.tensor([now]) + noise.stride).item() == after
+    dropout_rng = noise_of(pairs)
+    now, after = (dropout_rng.position(start, steps) for steps in (k, k + 1))
+    assert dropout_rng.position(start, 0) == start
+    assert (torch.tensor([now]) + dropout_rng.stride).item() == after
     count = sum(-(-math.prod(shape) // 4) for shape, p in pairs if p)
     assert after % 2**64 == (start + (k + 1) * count * GAMMA) % 2**64
 
@@ -150,23 +150,23 @@ def test_a_position_moves_by_the_stride_and_wraps(start, k, pairs):
 @given(st.lists(starts, min_size=1, max_size=5), dropouts)
 @settings(deadline=None)
 def test_each_of_several_runs_draws_what_it_draws_alone(some, pairs):
-    noise = noise_of(pairs)
+    dropout_rng = noise_of(pairs)
     position = torch.tensor(some)
-    together = noise.draw(position)
+    together = dropout_rng.draw(position)
     assert position.tolist() == some
     for row, start in enumerate(some):
-        alone = noise.draw(torch.tensor([start]))
+        alone = dropout_rng.draw(torch.tensor([start]))
         assert same([None if f is None else f[row : row + 1] for f in together], alone)
 
 
 def test_only_the_position_decides_and_no_generator_is_touched():
-    noise = Noise([(7, 9), (7, 5)], [0.2, 0.5], CPU)
+    dropout_rng = DropoutRNG([(7, 9), (7, 5)], [0.2, 0.5], CPU)
     torch.manual_seed(1)
-    first = noise.draw(torch.tensor([stream(3, 2)]))
+    first = dropout_rng.draw(torch.tensor([stream(3, 2)]))
     torch.manual_seed(2)
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
-    assert same(noise.draw(torch.tensor([stream(3, 2)])), first)
-    again = Noise([(7, 9), (7, 5)], [0.2, 0.5], CPU)
+    assert same(dropout_rng.draw(torch.tensor([stream(3, 2)])), first)
+    again = DropoutRNG([(7, 9), (7, 5)], [0.2, 0.5], CPU)
     assert same(again.draw(torch.tensor([again.position(stream(3, 2), 0)])), first)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
@@ -178,7 +178,7 @@ def test_only_the_position_decides_and_no_generator_is_touched():
 @pytest.mark.parametrize("p", [0.01, 0.1, 0.2, 0.5, 0.75, 0.99])
 def test_factors_are_0_or_scaled_with_the_right_frequency_in_every_lane(p):
     n = 400_000
-    (factors,) = Noise([(n // 1000, 1000)], [p], CPU).draw(torch.tensor([stream(0, 2)]))
+    (factors,) = DropoutRNG([(n // 1000, 1000)], [p], CPU).draw(torch.tensor([stream(0, 2)]))
     assert factors.shape == (1, n // 1000, 1000)
     assert factors.dtype == torch.float32
     assert factors.unique().tolist() == [0, np.float32(1 / (1 - p))]
@@ -188,7 +188,7 @@ def test_factors_are_0_or_scaled_with_the_right_frequency_in_every_lane(p):
 
 
 def test_the_sixteen_bits_of_a_value_are_uniform():
-    lanes = words(torch.tensor([stream(0, 2)]), offsets(65_536)).view(torch.int16).reshape(-1, 4)
+    lanes = random_words(torch.tensor([stream(0, 2)]), offsets(65_536)).view(torch.int16).reshape(-1, 4)
     for lane in lanes.T:
         for byte in (lane & 255, (lane >> 8) & 255):
             assert stats.chisquare(torch.bincount(byte.long(), minlength=256).numpy()).pvalue > 1e-6
@@ -208,32 +208,32 @@ def test_a_probability_below_what_16_bits_can_meet_drops_nothing():
 @pytest.mark.parametrize("shape", [(1,), (2,), (3,), (5, 1), (2, 3, 5), (1, 1, 1, 1), (4,)])
 @pytest.mark.parametrize("runs", [1, 3])
 def test_factors_take_any_shape(shape, runs):
-    (factors,) = Noise([shape], [0.5], CPU).draw(torch.arange(runs))
+    (factors,) = DropoutRNG([shape], [0.5], CPU).draw(torch.arange(runs))
     assert factors.shape == (runs, *shape)
 
 
 def test_where_the_probability_is_0_nothing_is_drawn():
-    with_zeros = Noise([(3, 8), (3, 5), (3, 9), (3, 2)], [0.0, 0.5, 0.0, 0.25], CPU)
-    without = Noise([(3, 5), (3, 2)], [0.5, 0.25], CPU)
+    with_zeros = DropoutRNG([(3, 8), (3, 5), (3, 9), (3, 2)], [0.0, 0.5, 0.0, 0.25], CPU)
+    without = DropoutRNG([(3, 5), (3, 2)], [0.5, 0.25], CPU)
     position = torch.tensor(EDGES)
     none, first, none_again, second = with_zeros.draw(position)
     assert none is none_again is None
     assert same([first, second], without.draw(position))
     assert with_zeros.stride == without.stride
-    nothing = Noise([(3, 8), (3, 5)], [0.0, 0.0], CPU)
+    nothing = DropoutRNG([(3, 8), (3, 5)], [0.0, 0.0], CPU)
     assert nothing.draw(position) == [None, None]
     assert nothing.position(5, 1000) == 5
 
 
 def test_shapes_and_probabilities_come_in_pairs():
     with pytest.raises(ValueError, match="longer"):
-        Noise([(3, 8)], [0.5, 0.5], CPU)
+        DropoutRNG([(3, 8)], [0.5, 0.5], CPU)
 
 
 def test_a_networks_dropouts_are_drawn_in_the_shapes_that_it_takes():
     network = HATMLP((1, 28, 28), (2,), (30, 20))
-    noise = Noise([(2, *shape) for shape in network.dropout_shapes], network.dropout, CPU)
-    keep = [factors[0] for factors in noise.draw(torch.tensor([stream(0, 2)]))]
+    dropout_rng = DropoutRNG([(2, *shape) for shape in network.dropout_shapes], network.dropout, CPU)
+    keep = [factors[0] for factors in dropout_rng.draw(torch.tensor([stream(0, 2)]))]
     assert [tuple(factors.shape) for factors in keep] == [(2, 1, 28, 28), (2, 30), (2, 20)]
     assert network(torch.ones(2, 1, 28, 28), 0, torch.ones(50), keep).shape == (2, 2)
 
@@ -253,7 +253,7 @@ def test_neighbouring_values_are_uncorrelated():
 
 
 N = 100_000
-STEP = Noise([(N,)], [0.5], CPU)
+STEP = DropoutRNG([(N,)], [0.5], CPU)
 PAIRS = {
     "neighbouring positions": (stream(0, 2), stream(0, 2) + 1),
     "neighbouring small positions": (0, 1),
@@ -277,5 +277,5 @@ def test_streams_are_uncorrelated(pair):
 
 def test_the_dropouts_of_one_step_are_uncorrelated():
     position = torch.tensor([stream(0, 2)])
-    first, second = (factors[0].double() for factors in Noise([(N,), (N,)], [0.5, 0.5], CPU).draw(position))
+    first, second = (factors[0].double() for factors in DropoutRNG([(N,), (N,)], [0.5, 0.5], CPU).draw(position))
     assert abs(correlation(first, second)) < 5 / math.sqrt(N)

@@ -1,4 +1,4 @@
-"""Lanes: results in order, an end for all when one fails, threads shared out and given back."""
+"""Worker threads: results in order, an end for all when one fails, threads shared out and given back."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from hatlab.training.grouping import Stopped, in_lanes
+from hatlab.training.grouping import Stopped, in_worker_threads
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def test_results_come_in_the_order_of_the_work():
 
         return work
 
-    assert in_lanes([piece(k) for k in range(5)], 2) == list(range(5))
+    assert in_worker_threads([piece(k) for k in range(5)], 2) == list(range(5))
 
 
 def test_lanes_go_on_at_once_and_share_the_threads():
@@ -37,7 +37,7 @@ def test_lanes_go_on_at_once_and_share_the_threads():
         meeting.wait()
         return torch.get_num_threads()
 
-    assert in_lanes([work, work], 2) == [2, 2]
+    assert in_worker_threads([work, work], 2) == [2, 2]
 
 
 def test_an_error_ends_the_other_lanes_and_what_waits_is_not_started():
@@ -56,12 +56,12 @@ def test_an_error_ends_the_other_lanes_and_what_waits_is_not_started():
         raise ValueError("this one")
 
     with pytest.raises(ValueError, match="this one"):
-        in_lanes([endless, failing, lambda check: late.append(1)], 2)
+        in_worker_threads([endless, failing, lambda check: late.append(1)], 2)
     assert ends == ["stopped"]
     assert late in ([], [1])  # it may have begun in the moment before the error was seen
 
 
-def test_ctrl_c_ends_all_lanes(monkeypatch):
+def test_ctrl_c_ends_all_worker_threads(monkeypatch):
     ended = threading.Event()
 
     def endless(check):
@@ -83,5 +83,5 @@ def test_ctrl_c_ends_all_lanes(monkeypatch):
 
     monkeypatch.setattr(grouping, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        in_lanes([endless, endless], 2)
+        in_worker_threads([endless, endless], 2)
     assert ended.is_set()

@@ -1,0 +1,135 @@
+"""The paper's training of one task in plain PyTorch: what the engine does for many runs at once, written to be read.
+
+Every piece is public, so a loop of your own can start from a copy of this one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from hatlab.method.gate import s_schedule
+from hatlab.config import RunConfig
+from hatlab.method.networks import HATNetwork
+from hatlab.method.protection import update_cumulative_mask
+from hatlab.method.regularizer import HATMaskSparsityReg
+from hatlab.method.updates import (
+    clamp_embeddings_,
+    compensate_,
+    protect_gradients_,
+    protected_values,
+    verify_protected,
+)
+
+__all__ = ["train_task"]
+
+
+def train_task(
+    network: HATNetwork,
+    task: int,
+    images: Tensor,
+    labels: Tensor,
+    cumulative: Tensor,
+    config: RunConfig,
+    valid: tuple[Tensor, Tensor] | None = None,
+    *,
+    generator: torch.Generator | None = None,
+    dropout_masks: Callable[[int], Sequence[Tensor | None]] | None = None,
+    after_step: Callable[[Tensor, Tensor], None] | None = None,
+) -> Tensor:
+    """Train `network` on one task (sections 2 and 4), and return the cumulative mask after it, (all units,).
+
+    What is kept are the weights of the epoch with the lowest validation loss. A network without gates is trained
+    plainly. All tensors are on the network's device.
+
+    Args:
+        network: trained in place; left in evaluation mode.
+        task: which head and embedding.
+        images, labels: normalised, (n, C, H, W) float32, and (n,) int64 in 0 .. classes of the task - 1.
+        cumulative: (all units,) float32, the cumulative mask of the tasks before; zeros before the first.
+        config: its fields under "Hard attention" and "Training"; those that describe data, network and seed are not
+            read, nor is the method.
+        valid: images and labels held out; None: the training images, as the authors do for MNIST.
+        generator: of the order in which an epoch takes the images, on the CPU.
+        dropout_masks: called before every step with the number of images; returns dropout's factors, as
+            `network.forward` takes them. None: torch's own dropout.
+        after_step: called after every step with the cross-entropy and c R that it started from.
+
+    Raises:
+        ValueError: images, labels or a mask that do not fit the network.
+        FloatingPointError: training diverged.
+        FrozenWeightMoved: a protected weight changed.
+    """
+    x_valid, y_valid = (images, labels) if valid is None else valid
+    for x, y in ((images, labels), (x_valid, y_valid)):
+        _check(network, task, x, y)
+    optimizer = torch.optim.SGD(network.parameters(), lr=config.learning_rate)
+    plateau = ReduceLROnPlateau(
+        optimizer, factor=1 / config.lr_factor, patience=config.lr_patience - 1, threshold=0, eps=0
+    )
+    regularizer = HATMaskSparsityReg(config.c, config.mode, config.min_units)
+    protected, taken = protected_values(network, cumulative), network.split(cumulative)
+    best, lowest = network.state_dict(), math.inf
+    for epoch in range(config.max_epochs):
+        network.train()
+        order = torch.randperm(len(images), generator=generator).to(images.device)
+        slopes = s_schedule(config.schedule, config.s_max, len(images), config.batch_size).tolist()
+        for rows, s in zip(torch.split(order, config.batch_size), slopes, strict=True):
+            dropout = None if dropout_masks is None else dropout_masks(len(rows))
+            mask = network.mask(task, s)  # eq. 1 and 3
+            if mask.requires_grad:
+                mask.retain_grad()  # for the exact compensation
+            cross_entropy = F.cross_entropy(network(images[rows], task, mask, dropout), labels[rows])
+            penalty, _ = regularizer(network.split(mask), taken)  # c R, eq. 5
+            optimizer.zero_grad()
+            (cross_entropy + penalty).backward()
+            protect_gradients_(network, cumulative)  # eq. 2
+            compensate_(network, task, s, config.s_max, config.compensation, config.cosh_clamp, mask)  # eq. 4
+            clip_grad_norm_(network.parameters(), config.grad_clip)
+            optimizer.step()
+            clamp_embeddings_(network, config.embedding_clamp)
+            if after_step is not None:
+                after_step(cross_entropy.detach(), penalty.detach())
+        network.eval()
+        with torch.no_grad():
+            mask = network.mask(task, config.s_max)
+            logits = torch.cat([network(x, task, mask) for x in torch.split(x_valid, 1024)])
+            loss = F.cross_entropy(logits, y_valid).item()
+            if config.schedule == "authors":
+                loss += regularizer(network.split(mask), taken)[0].item()
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"training diverged: the validation loss is {loss} after epoch {epoch + 1}; a learning_rate below "
+                f"{config.learning_rate:g} may help"
+            )
+        if loss < lowest:
+            best, lowest = {name: value.clone() for name, value in network.state_dict().items()}, loss
+        plateau.step(loss)
+        if optimizer.param_groups[0]["lr"] < config.lr_min:
+            break
+    network.load_state_dict(best)
+    verify_protected(network, cumulative, protected)
+    return update_cumulative_mask(cumulative, network.mask(task, config.s_max))
+
+
+def _check(network: HATNetwork, task: int, images: Tensor, labels: Tensor) -> None:
+    """Refuse what would end in an error of torch, or in none."""
+    if not 0 <= task < len(network.heads):
+        raise ValueError(f"task = {task}: the network has tasks 0 to {len(network.heads) - 1}")
+    if images.shape[1:] != network.input_shape or images.dtype != torch.float32 or not len(images):
+        raise ValueError(
+            f"images have shape {tuple(images.shape)} and type {images.dtype}: (n, "
+            f"{', '.join(map(str, network.input_shape))}) and torch.float32 are needed"
+        )
+    classes = len(network.get_parameter(f"heads.{task}.bias"))
+    if labels.shape != images.shape[:1] or not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)} and lie in {labels.min()} .. {labels.max()}: ({len(images)},) "
+            f"and 0 .. {classes - 1} are needed for task {task}"
+        )
