@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from hatlab.method.gate import s_schedule
 from hatlab.config import RunConfig
+from hatlab.method.gate import s_schedule
 from hatlab.method.networks import HATNetwork
 from hatlab.method.protection import update_cumulative_mask
 from hatlab.method.regularizer import HATMaskSparsityReg

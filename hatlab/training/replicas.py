@@ -168,7 +168,7 @@ class ReplicaState:
 
     def _plan(self, trainers: Sequence[Trainer]) -> dict[str, Tensor]:
         """Which images each run takes at each step, (R, steps, batch): where, label and weight; slopes (R, steps)."""
-        runs, steps = len(self.trainers), max((trainer.steps_per_epoch for trainer in trainers))
+        runs, steps = len(self.trainers), max(trainer.steps_per_epoch for trainer in trainers)
         rows = torch.zeros(runs, steps * self.size, dtype=torch.int64, device=self.device)
         labels = torch.zeros_like(rows)
         weight = np.zeros((runs, steps * self.size), np.float32)

@@ -9,9 +9,9 @@ from torch import nn
 from hatlab.method.networks import HATNetwork
 from hatlab.method.protection import (
     FrozenWeightMoved,
+    frozen_values,
     gated_layers,
     gradient_mask,
-    frozen_values,
     update_cumulative_mask,
     verify_frozen,
 )
