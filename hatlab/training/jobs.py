@@ -115,7 +115,7 @@ def train(
         RecordError: a checkpoint that cannot be used.
     """
     try:
-        return _train_together(group, images, progress, check)
+        return _train_locked(group, images, progress, check)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -135,9 +135,11 @@ def train(
     return [error for half in halves for error in train(half, images, progress, check)]
 
 
-def _train_together(
+def _train_locked(
     group: list[Job], images: Images, progress: Progress, check: Callable[[], None]
 ) -> list[TrainingDiverged]:
+    first = group[0]
+    assert first.network is not None
     with contextlib.ExitStack() as held:
         # in one order, so that two processes never wait for each other
         for job in sorted(group, key=lambda job: job.config.run_id):
@@ -145,18 +147,9 @@ def _train_together(
         for job in [job for job in group if job.record.finished]:  # by another process, meanwhile
             progress.run_started(job.config.run_id, job.label, 0, job.config.max_epochs, 0)
             progress.run_done(job.config.run_id, loaded=True)
-        return _train_held([job for job in group if not job.record.finished], images, progress, check)
-
-
-def _train_held(
-    group: list[Job], images: Images, progress: Progress, check: Callable[[], None]
-) -> list[TrainingDiverged]:
-    if not group:
-        return []
-    recorders = {job.trainer(images, progress.note): RunRecorder(job) for job in group}
-    first = group[0]
-    assert first.network is not None
-    with torch_settings(first.network, first.config.batch_size, len(group), images.device):
+        left = [job for job in group if not job.record.finished]
+        recorders = {job.trainer(images, progress.note): RunRecorder(job) for job in left}
+        held.enter_context(torch_settings(first.network, first.config.batch_size, len(left), images.device))
         for trainer, recorder in recorders.items():
             recorder.open(trainer, len(group))
             progress.run_started(

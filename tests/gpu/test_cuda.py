@@ -10,7 +10,7 @@ from hatlab.config import RunConfig
 from hatlab.data.loading import Images
 from hatlab.data.tasks import make_sequence
 from hatlab.support.progress import Progress
-from hatlab.training import engine
+from hatlab.training import replicas
 from hatlab.training.dropout_rng import DropoutRNG, stream
 from hatlab.training.engine import ReplicaGroup
 from hatlab.training.runs import run, sweep
@@ -124,7 +124,7 @@ def few_steps(config):
 
 
 def epochs_of_fifty_steps(trainer):
-    return -(-50 // engine._steps(trainer))
+    return -(-50 // trainer.steps_per_epoch)
 
 
 class StopAfter(Progress):
@@ -166,13 +166,13 @@ def test_fifty_steps_on_a_gpu_and_on_the_cpu_agree_and_so_does_validation(config
 
 
 def test_a_step_is_captured_anew_when_half_of_the_runs_have_left(monkeypatch):
-    graphs, record = [], engine._Graph
+    graphs, record = [], replicas.StepGraph
 
-    def watch(stack, plan):
-        graphs.append(len(stack.trainers))
-        return record(stack, plan)
+    def watch(take, inputs, device):
+        graphs.append(len(inputs["s"]))
+        return record(take, inputs, device)
 
-    monkeypatch.setattr(engine, "_Graph", watch)
+    monkeypatch.setattr(replicas, "StepGraph", watch)
     base = SMALL.replace(batch_size=64)  # at most 50 steps
     configs = [base.replace(seed=seed, max_epochs=epochs) for seed, epochs in enumerate((1, 1, 2, 3, 4))]
     together = train(trainers_of(configs))
@@ -330,7 +330,7 @@ def test_no_step_waits_for_the_device(method):
     """Between the first step and the last, whatever would wait is an error."""
     config = SMALL.replace(method=method, c=0.75 if method == "hat" else 0.0)
     (trainer,) = trainers_of([config])
-    steps = engine._steps(trainer)
+    steps = trainer.steps_per_epoch
     counted = []
 
     def check():

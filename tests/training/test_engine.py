@@ -13,7 +13,7 @@ from hatlab.config import RunConfig
 from hatlab.data.loading import Images
 from hatlab.data.tasks import make_sequence
 from hatlab.support.progress import Progress
-from hatlab.training import engine
+from hatlab.training import engine, replicas
 from hatlab.training import trainer as training
 from hatlab.training.engine import ReplicaGroup
 from hatlab.training.torch_settings import torch_settings
@@ -224,13 +224,13 @@ def test_a_run_that_stops_early_goes_on_with_its_next_task_and_leaves_when_it_is
     base = SMALL.replace(max_epochs=12, lr_min=0.04, task_order="fixed", c=0.0)
     configs = [base.replace(lr_patience=patience) for patience in (1, 2, 50)]
     sizes, tasks = [], []
-    original = engine.step
+    original = replicas.step
 
     def watch(network, state, *rest):
         sizes.append(len(state.e))
         return original(network, state, *rest)
 
-    monkeypatch.setattr(engine, "step", watch)
+    monkeypatch.setattr(replicas, "step", watch)
     # no epoch is better than the first: each run's patience decides how long its tasks are
     monkeypatch.setattr(training, "evaluate", lambda *_: (1.0, 0.5))
     together = trainers_of(configs)
@@ -316,29 +316,35 @@ def test_what_runs_may_not_share_is_named():
 class Replayed:
     """In the place of a CUDA graph: the same fixed inputs and shapes, the step taken anew each time."""
 
-    def __init__(self, stack, plan):
-        self.stack, self.inputs = stack, {name: torch.zeros_like(values[:, 0]) for name, values in plan.items()}
-        self.pointers = {name: value.data_ptr() for name, value in self.inputs.items()}
-        self.held = [t.data_ptr() for t in (*stack.state.parameters.values(), stack.state.e, *stack.hyper[:3])]
+    def __init__(self, take, inputs, device):
+        self.take, self.inputs = take, {name: torch.zeros_like(values) for name, values in inputs.items()}
 
     def replay(self, values):
         for name, value in values.items():
             self.inputs[name].copy_(value)
-        stack, i = self.stack, self.inputs
-        # a graph reads the memory that it was recorded with
-        assert self.held == [t.data_ptr() for t in (*stack.state.parameters.values(), stack.state.e, *stack.hyper[:3])]
-        return stack._step(len(stack.trainers), i["rows"], i["labels"], i["weight"], i["s"])
+        return self.take(self.inputs)
 
 
 def test_what_a_captured_step_is_given_makes_the_same_runs(monkeypatch):
     """Fixed shapes: runs that have fewer steps, or are finished, idle until half have left."""
-    graphs = []
+    graphs, memory = [], []
 
-    def record(stack, plan):
-        graphs.append(len(stack.trainers))
-        return Replayed(stack, plan)
+    def record(take, inputs, device):
+        graphs.append(len(inputs["s"]))
+        memory.append(None)
+        return Replayed(take, inputs, device)
 
-    monkeypatch.setattr(engine, "_Graph", record)
+    original = replicas.step
+
+    def watch(network, state, hyper, context, batch):
+        # a graph reads the memory that it was recorded with
+        held = [t.data_ptr() for t in (*state.parameters.values(), state.e, *hyper[:3], *context[:3])]
+        assert memory[-1] in (None, held)
+        memory[-1] = held
+        return original(network, state, hyper, context, batch)
+
+    monkeypatch.setattr(replicas, "StepGraph", record)
+    monkeypatch.setattr(replicas, "step", watch)
     base = SMALL.replace(batch_size=64)
     # 50 steps at most, as promised: over more, a difference in the last bit of an embedding grows, on some CPUs
     # to 2e-4 within 200
@@ -349,6 +355,7 @@ def test_what_a_captured_step_is_given_makes_the_same_runs(monkeypatch):
     group.train(lambda trainer: None, QUIET)
     # first tasks, then with something to protect, and when half of the runs have left
     assert graphs[0] == 5 and graphs[-1] == 1 and len(graphs) <= 5
+    monkeypatch.undo()
     for config, trainer in zip(configs, trainers, strict=True):
         (alone,) = trainers_of([config])
         train([alone])

@@ -114,7 +114,7 @@ def replay_task(run, t, cumulative):
         ):
             weight = torch.full((1, len(rows)), 1 / len(rows))
             batch = Batch(x[rows][None], y[rows][None], weight, dropout_masks, torch.tensor([[s]]))
-            ce, r = step(network, state, batch, hyper, context)[0].tolist()
+            ce, r = step(network, state, hyper, context, batch)[0].tolist()
             losses.append([ce + meta["compressibility"] * r, r])
     protection.verify_frozen(values, factors, frozen)  # the step changes its values in place
     for name, p in mine.items():

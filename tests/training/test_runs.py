@@ -17,7 +17,7 @@ import hatlab
 from hatlab.config import ConfigError, RunConfig
 from hatlab.data import datasets
 from hatlab.support.progress import Progress
-from hatlab.training import engine, grouping, jobs, runs
+from hatlab.training import grouping, jobs, replicas, runs
 from hatlab.training.grouping import OutOfMemory
 from hatlab.training.records import Record, RecordError
 from hatlab.training.runs import find_device
@@ -58,7 +58,7 @@ def test_a_run_leaves_its_tables_and_its_manifest(tmp_path):
 
 def test_a_finished_run_is_loaded_and_not_repeated(tmp_path, monkeypatch):
     first = hatlab.run(SMALL, results=tmp_path, progress=QUIET)
-    monkeypatch.setattr(engine, "step", None)
+    monkeypatch.setattr(replicas, "step", None)
     monkeypatch.setattr(jobs, "make_sequence", None)
     again = hatlab.run(SMALL, results=tmp_path, progress=QUIET)
     for name in TABLES:
@@ -211,8 +211,8 @@ class Full:
 
     def __init__(self, monkeypatch, holds, error):
         self.holds, self.error, self.steps, self.sizes = holds, error, 0, []
-        self.original = engine.step
-        monkeypatch.setattr(engine, "step", self)
+        self.original = replicas.step
+        monkeypatch.setattr(replicas, "step", self)
 
     def __call__(self, network, state, *rest):
         self.steps += 1
@@ -301,7 +301,7 @@ def test_ctrl_c_ends_all_worker_threads_and_the_next_call_goes_on(tmp_path, work
 
 
 def test_worker_threads_that_do_not_fit_into_memory_are_halved(tmp_path, worker_threads, monkeypatch):
-    original, at_work, most = engine.step, set(), []
+    original, at_work, most = replicas.step, set(), []
 
     def full(*arguments):
         if not threading.current_thread().name.startswith("worker"):  # the second attempt: worker threads may be ending
@@ -316,7 +316,7 @@ def test_worker_threads_that_do_not_fit_into_memory_are_halved(tmp_path, worker_
     configs = SMALL.replace(max_epochs=6).grid(seed=range(3))
     log = Log()
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "step", full)
+        patch.setattr(replicas, "step", full)
         together = hatlab.sweep(configs, results=tmp_path / "a", progress=log, device="cpu")
     assert log.notes == ["out of memory: going on with 1 at a time"]
     assert max(most) == 2
@@ -516,13 +516,13 @@ def test_a_run_whose_checkpoint_was_damaged_says_so_and_starts_anew(tmp_path, mo
 
 
 def test_a_run_that_diverged_keeps_its_last_good_checkpoint(tmp_path, monkeypatch):
-    original, count = engine.step, iter(range(10**9))
+    original, count = replicas.step, iter(range(10**9))
 
     def poisoned(*arguments):
         return original(*arguments) * (float("nan") if next(count) == 25 else 1)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "step", poisoned)
+        patch.setattr(replicas, "step", poisoned)
         with pytest.raises(TrainingDiverged, match="step"):
             hatlab.run(SMALL, results=tmp_path / "a", progress=QUIET)
     assert (tmp_path / "a" / "runs" / SMALL.run_id / "checkpoint.pt").exists()
@@ -539,7 +539,7 @@ def no_training(monkeypatch):
     def forbidden(*_):
         raise AssertionError("a step was taken")
 
-    monkeypatch.setattr(engine, "step", forbidden)
+    monkeypatch.setattr(replicas, "step", forbidden)
 
 
 def test_one_bad_config_stops_a_sweep_before_the_first_run(tmp_path, no_training):

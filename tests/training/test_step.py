@@ -62,7 +62,7 @@ def hyper_of(runs, rate=0.05, clip=1e4, clamp=6.0):
     return Hyper(torch.full((runs,), rate), s_max, torch.full((runs,), clip), clamp, 50.0, "authors")
 
 
-def past_of(members, cumulative=None, mode="original"):
+def context_of(members, cumulative=None, mode="original"):
     """What a cumulative mask (R, units) means; none: the first task."""
     units = members[0].gates.shape[1]
     masks = torch.zeros(len(members), units) if cumulative is None else cumulative
@@ -155,7 +155,7 @@ def test_a_step_is_autograd_and_sgd_written_out(mode):
     (network,) = networks("mlp", 1)
     cumulative = torch.rand(36, generator=torch.Generator().manual_seed(5))
     batch, state = draw_batch(network, 1), stacked([network])
-    losses = step(network, state, batch, hyper_of(1), past_of([network], cumulative[None], mode))
+    losses = step(network, state, hyper_of(1), context_of([network], cumulative[None], mode), batch)
     network.zero_grad()
     s = batch.s.item()
     mask = network.mask(1, s)
@@ -184,14 +184,14 @@ def test_runs_side_by_side_take_the_steps_they_take_alone(name):
     cumulative = torch.rand(3, members[0].gates.shape[1], generator=torch.Generator().manual_seed(1))
     batch, together, hyper = draw_batch(members[0], 3), stacked(members), hyper_of(3)
     hyper = hyper._replace(learning_rate=torch.tensor([0.05, 0.01, 0.5]), grad_clip=torch.tensor([1e4, 0.1, 1e4]))
-    losses = step(members[0], together, batch, hyper, past_of(members, cumulative))
+    losses = step(members[0], together, hyper, context_of(members, cumulative), batch)
     for i, member in enumerate(members):
         alone, own = stacked([member]), slice(i, i + 1)
         mine = Batch(
             *(t[own] for t in batch[:3]), [k if k is None else k[own] for k in batch.dropout_masks], batch.s[own]
         )
         rates = Hyper(*(t[own] for t in hyper[:3]), *hyper[3:])
-        loss = step(member, alone, mine, rates, past_of([member], cumulative[own]))
+        loss = step(member, alone, rates, context_of([member], cumulative[own]), mine)
         torch.testing.assert_close(losses[own], loss, atol=1e-6, rtol=1e-5)
         for a, b in zip(values(alone), values(together), strict=True):
             torch.testing.assert_close(a[0], b[i], atol=1e-5, rtol=1e-5)
@@ -200,9 +200,9 @@ def test_runs_side_by_side_take_the_steps_they_take_alone(name):
 def test_a_run_that_diverges_does_not_touch_the_others():
     members = networks("mlp", 3)
     batch, sound, ill = draw_batch(members[0], 3), stacked(members), stacked(members)
-    step(members[0], sound, batch, hyper_of(3), past_of(members))
+    step(members[0], sound, hyper_of(3), context_of(members), batch)
     ill.parameters["trunk.fc1.weight"][1] = torch.nan
-    losses = step(members[0], ill, batch, hyper_of(3), past_of(members))
+    losses = step(members[0], ill, hyper_of(3), context_of(members), batch)
     assert losses[1, 0].isnan() and losses[[0, 2]].isfinite().all()
     for a, b in zip(values(sound), values(ill), strict=True):
         assert torch.equal(a[[0, 2]], b[[0, 2]])
@@ -214,10 +214,10 @@ def test_rows_that_count_nothing_change_nothing():
     batch = draw_batch(members[0], 2, n=6)
     weight = torch.tensor([[0.25] * 4 + [0.0] * 2, [1 / 6] * 6])
     padded, short = stacked(members), stacked(members[:1])
-    step(members[0], padded, batch._replace(weight=weight), hyper_of(2), past_of(members))
-    first = Batch(batch.x[:1, :4], batch.y[:1, :4], weight[:1, :4], [k if k is None else k[:1, :4] for k in batch.dropout_masks],
-                  batch.s[:1])  # fmt: skip
-    step(members[0], short, first, hyper_of(1), past_of(members[:1]))
+    step(members[0], padded, hyper_of(2), context_of(members), batch._replace(weight=weight))
+    factors = [k if k is None else k[:1, :4] for k in batch.dropout_masks]
+    first = Batch(batch.x[:1, :4], batch.y[:1, :4], weight[:1, :4], factors, batch.s[:1])
+    step(members[0], short, hyper_of(1), context_of(members[:1]), first)
     for a, b in zip(values(short), values(padded), strict=True):
         torch.testing.assert_close(a[0], b[0], atol=1e-6, rtol=1e-5)
 
@@ -227,7 +227,7 @@ def test_a_run_with_no_images_idles():
     batch, state = draw_batch(members[0], 2), stacked(members)
     before = copy(state)
     batch.weight[0] = 0
-    step(members[0], state, batch, hyper_of(2), past_of(members))
+    step(members[0], state, hyper_of(2), context_of(members), batch)
     for a, b in zip(values(before), values(state), strict=True):
         assert torch.equal(a[0].view(torch.int32), b[0].view(torch.int32))
         assert not torch.equal(a[1], b[1])
@@ -240,7 +240,7 @@ def test_a_step_changes_nothing_but_its_state():
         draw_batch(members[0], 2),
         stacked(members),
         hyper_of(2),
-        past_of(members, cumulative),
+        context_of(members, cumulative),
     )
     given = [
         batch.x,
@@ -254,7 +254,7 @@ def test_a_step_changes_nothing_but_its_state():
     ]
     before = [tensor.clone() for tensor in given]
     weights = [p.detach().clone() for p in members[0].parameters()]
-    step(members[0], state, batch, hyper, context)
+    step(members[0], state, hyper, context, batch)
     assert all(torch.equal(a, b) for a, b in zip(before, given, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(weights, members[0].parameters(), strict=True))
     assert not any(value.requires_grad for value in values(state))
@@ -275,7 +275,7 @@ def test_a_step_never_looks_at_a_value(name):
             return [meta(item) for item in value]
         return {key: meta(item) for key, item in value.items()} if isinstance(value, dict) else value
 
-    given = stacked(members), draw_batch(members[0], 2), hyper_of(2), past_of(members, cumulative)
+    given = stacked(members), hyper_of(2), context_of(members, cumulative), draw_batch(members[0], 2)
     losses = step(members[0].to("meta"), *map(meta, given))
     assert losses.shape == (2, 2)
 
@@ -287,7 +287,7 @@ def test_the_gradient_is_clipped_after_compensation():
     def moved(clip):
         state = stacked(members)
         before = copy(state)
-        step(members[0], state, batch, hyper_of(1, clip=clip), past_of(members))
+        step(members[0], state, hyper_of(1, clip=clip), context_of(members), batch)
         return torch.cat([(a - b).flatten() for a, b in zip(values(state), values(before), strict=True)])
 
     free, clipped = moved(1e4), moved(0.1)
@@ -299,7 +299,7 @@ def test_the_gradient_is_clipped_after_compensation():
 def test_embeddings_stay_within_their_clamp():
     members = networks("mlp", 1)
     state = stacked(members)
-    step(members[0], state, draw_batch(members[0], 1), hyper_of(1, rate=1e6, clamp=2.0), past_of(members))
+    step(members[0], state, hyper_of(1, rate=1e6, clamp=2.0), context_of(members), draw_batch(members[0], 1))
     assert state.e.abs().max() == 2.0
 
 
@@ -311,10 +311,10 @@ def test_what_a_hard_mask_protects_does_not_move_and_earlier_logits_keep_their_b
     x = torch.randn(8, *network.input_shape, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         before = network.eval()(x, 0, hard)
-    state, context = stacked([network]), past_of([network], hard[None])
+    state, context = stacked([network]), context_of([network], hard[None])
     old = copy(state)
     frozen = protection.frozen_values(state.parameters, context.gradient_mask)
-    step(network, state, draw_batch(network, 1), hyper_of(1), context)
+    step(network, state, hyper_of(1), context, draw_batch(network, 1))
     count = protection.verify_frozen(state.parameters, context.gradient_mask, frozen)
     assert 0 < count == sum(v.numel() for v in frozen.values())
     trunk = {name: value[0] for name, value in state.parameters.items() if name.startswith("trunk.")}

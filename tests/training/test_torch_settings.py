@@ -9,7 +9,7 @@ from hatlab.config import RunConfig
 from hatlab.data.tasks import make_sequence
 from hatlab.method.networks import HATCNN, HATMLP
 from hatlab.support.progress import Progress
-from hatlab.training import engine
+from hatlab.training import replicas
 from hatlab.training.runs import run
 from hatlab.training.torch_settings import PRECISIONS, float32, torch_settings
 from hatlab.training.trainer import build_network
@@ -93,13 +93,13 @@ CHOICES = {
 def test_training_is_in_float32_and_repeatable_whatever_the_user_chose(tmp_path, monkeypatch, switches, choice):
     CHOICES[choice]()
     before, seen = switches(), []
-    step = engine.step
+    step = replicas.step
 
     def watch(*arguments):
         seen.append(switches())
         return step(*arguments)
 
-    monkeypatch.setattr(engine, "step", watch)
+    monkeypatch.setattr(replicas, "step", watch)
     run(SMALL, results=tmp_path, device="cpu", progress=Progress())
     assert seen and all(one == (["ieee"] * len(PRECISIONS), True, False) for one in seen)
     assert switches() == before

@@ -11,7 +11,7 @@ from hatlab.data.loading import Images
 from hatlab.data.tasks import make_sequence
 from hatlab.method import protection
 from hatlab.support.progress import Progress
-from hatlab.training import engine, trainer
+from hatlab.training import replicas, trainer
 from hatlab.training.engine import ReplicaGroup
 from hatlab.training.trainer import Trainer, TrainingDiverged, build_network, evaluate
 
@@ -65,12 +65,12 @@ def test_no_protected_weight_moves_over_five_tasks_of_split_mnist(shared_data, c
 
 def test_a_protected_weight_that_moves_ends_the_run(monkeypatch):
     run = trainer_of(SMALL.replace(c=2.5, max_epochs=4))
-    original = engine.step
+    original = replicas.step
 
-    def careless(network, state, batch, hyper, context):
-        return original(network, state, batch, hyper, context._replace(gradient_mask={}))
+    def careless(network, state, hyper, context, batch):
+        return original(network, state, hyper, context._replace(gradient_mask={}), batch)
 
-    monkeypatch.setattr(engine, "step", careless)
+    monkeypatch.setattr(replicas, "step", careless)
     with pytest.raises(protection.FrozenWeightMoved, match="fully protected values"):
         train(run)
 
@@ -134,13 +134,13 @@ def test_a_task_starts_at_half_the_units_and_its_curve_at_epoch_minus_one():
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(monkeypatch):
     run, saved = trainer_of(SMALL), []
-    original, calls = engine.step, itertools.count()
+    original, calls = replicas.step, itertools.count()
     steps = -(-len(run.data[0].train) // 32)
 
     def poisoned(*arguments):
         return original(*arguments) * (float("nan") if next(calls) == steps + 2 else 1)
 
-    monkeypatch.setattr(engine, "step", poisoned)
+    monkeypatch.setattr(replicas, "step", poisoned)
     with pytest.raises(TrainingDiverged, match=rf"task 1 \(.*\), epoch 2: step 3 of {steps} has cross-entropy nan"):
         train(run, lambda: saved.append(run.within["epoch"]))
     assert saved == [1]
@@ -259,13 +259,14 @@ def test_where_a_units_gradient_ends(precision):
     with torch.no_grad():
         run.network.gates[0] = e
     run.begin_epoch()
-    stack = engine.ReplicaState([run], captured=False)
+    stack = replicas.ReplicaState([run], captured=False)
     stack._load([run])
     plan = {name: values[:1, 0] for name, values in stack._plan([run]).items()}
     moved = {}
     for s in (50.0, 360.0):
         stack.state.e[0, :50] = e
-        stack._step(1, plan["rows"], plan["labels"], plan["weight"], torch.full((1,), s, dtype=torch.float64))
+        batch = stack.batch(**{**plan, "s": torch.full((1,), s, dtype=torch.float64)})
+        replicas.step(stack.network, stack.state, stack.hyper, stack.context, batch)
         moved[s] = (stack.state.e[0, :50] - e.to(stack.state.e.dtype))[:3].tolist()
     assert all(change < 0 for change in moved[50.0])
     of_active = moved[360.0][1]

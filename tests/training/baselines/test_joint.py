@@ -11,7 +11,7 @@ from hatlab.config import RunConfig
 from hatlab.data.loading import Images
 from hatlab.data.tasks import make_sequence
 from hatlab.support.progress import Progress
-from hatlab.training.baselines.joint import joint_epoch
+from hatlab.training.baselines.joint import JointState
 from hatlab.training.engine import ReplicaGroup
 from hatlab.training.runs import run
 from hatlab.training.trainer import Trainer, build_network
@@ -113,7 +113,7 @@ def test_no_step_copies_anything_to_the_device(monkeypatch, n_tasks):
         with monkeypatch.context() as patch:
             patch.setattr(torch.Tensor, "to", watch)
             patch.setattr(torch, "tensor", lambda *a, **k: calls.append("tensor") or tensor(*a, **k))
-            losses = joint_epoch(trainer, lambda: None)
+            (losses,) = JointState().epoch([trainer], lambda: None)
         return len(losses), calls
 
     (few, calls), (many, others) = moved(64), moved(16)
