@@ -49,16 +49,12 @@ def compensated_gradient(
 ) -> Tensor:
     """Return the gradient for `e` from the gradient for its mask, as if s had been 1 and not annealed (sec. 2.5).
 
-    `gradient` and `mask` have the shape of `e`; `s` and `s_max` are as for `gate`. The intended gradient is
-    s_max sigmoid'(e) times that of the mask.
+    `gradient`, by the mask, and `mask`, gate(e, s), have the shape of `e`; `s` and `s_max` are as for `gate`. The
+    intended gradient is s_max sigmoid'(e) times that of the mask.
 
-    Args:
-        gradient: derivative of the loss by the mask.
-        mask: gate(e, s).
-        form: "exact" takes sigmoid'(e) directly. "authors" takes the derivative of sigmoid(s e) and multiplies
-            by (s_max / s) (cosh(s e) + 1) / (cosh(e) + 1) (eq. 4): equal on paper, but 0 where the mask has
-            rounded to 1.
-        cosh_clamp: bound of |s e| inside cosh, which would overflow (the authors: 50). Used by "authors".
+    `form` "exact" takes sigmoid'(e) directly. "authors" takes the derivative of sigmoid(s e) and multiplies by
+    (s_max / s) (cosh(s e) + 1) / (cosh(e) + 1) (eq. 4): equal on paper, but 0 where the mask has rounded to 1;
+    `cosh_clamp` bounds |s e| inside cosh, which would overflow (the authors: 50).
     """
     if form == "exact":
         plain = torch.sigmoid(e)

@@ -1,12 +1,9 @@
-"""The paper's training of one task in plain PyTorch: what the engine does for many runs at once, written to be read.
-
-Every piece is public, so a loop of your own can start from a copy of this one.
-"""
+"""The paper's training of one task in plain PyTorch, made of public pieces: a loop of your own can start from it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +22,7 @@ from hatlab.method.updates import (
     protect_gradients_,
     protected_values,
     verify_protected,
-)
+)  # fmt: skip
 
 __all__ = ["train_task"]
 
@@ -38,33 +35,25 @@ def train_task(
     cumulative: Tensor,
     config: RunConfig,
     valid: tuple[Tensor, Tensor] | None = None,
-    *,
     generator: torch.Generator | None = None,
-    dropout_masks: Callable[[int], Sequence[Tensor | None]] | None = None,
-    after_step: Callable[[Tensor, Tensor], None] | None = None,
+    after_step: Callable[[Tensor, Tensor], None] = lambda cross_entropy, penalty: None,
 ) -> Tensor:
     """Train `network` on one task (sections 2 and 4), and return the cumulative mask after it, (all units,).
 
-    What is kept are the weights of the epoch with the lowest validation loss. A network without gates is trained
-    plainly. All tensors are on the network's device.
+    The weights of the epoch with the lowest validation loss are kept. All tensors are on the network's device.
 
     Args:
-        network: trained in place; left in evaluation mode.
-        task: which head and embedding.
+        network: trained in place.
         images, labels: normalised, (n, C, H, W) float32, and (n,) int64 in 0 .. classes of the task - 1.
         cumulative: (all units,) float32, the cumulative mask of the tasks before; zeros before the first.
-        config: its fields under "Hard attention" and "Training"; those that describe data, network and seed are not
-            read, nor is the method.
+        config: its fields under "Hard attention" and "Training" are read.
         valid: images and labels held out; None: the training images, as the authors do for MNIST.
         generator: of the order in which an epoch takes the images, on the CPU.
-        dropout_masks: called before every step with the number of images; returns dropout's factors, as
-            `network.forward` takes them. None: torch's own dropout.
         after_step: called after every step with the cross-entropy and c R that it started from.
 
     Raises:
         ValueError: images, labels or a mask that do not fit the network.
         FloatingPointError: training diverged.
-        FrozenWeightMoved: a protected weight changed.
     """
     x_valid, y_valid = (images, labels) if valid is None else valid
     for x, y in ((images, labels), (x_valid, y_valid)):
@@ -81,11 +70,10 @@ def train_task(
         order = torch.randperm(len(images), generator=generator).to(images.device)
         slopes = s_schedule(config.schedule, config.s_max, len(images), config.batch_size).tolist()
         for rows, s in zip(torch.split(order, config.batch_size), slopes, strict=True):
-            dropout = None if dropout_masks is None else dropout_masks(len(rows))
             mask = network.mask(task, s)  # eq. 1 and 3
             if mask.requires_grad:
                 mask.retain_grad()  # for the exact compensation
-            cross_entropy = F.cross_entropy(network(images[rows], task, mask, dropout), labels[rows])
+            cross_entropy = F.cross_entropy(network(images[rows], task, mask), labels[rows])
             penalty, _ = regularizer(network.split(mask), taken)  # c R, eq. 5
             optimizer.zero_grad()
             (cross_entropy + penalty).backward()
@@ -94,8 +82,7 @@ def train_task(
             clip_grad_norm_(network.parameters(), config.grad_clip)
             optimizer.step()
             clamp_embeddings_(network, config.embedding_clamp)
-            if after_step is not None:
-                after_step(cross_entropy.detach(), penalty.detach())
+            after_step(cross_entropy.detach(), penalty.detach())
         network.eval()
         with torch.no_grad():
             mask = network.mask(task, config.s_max)
@@ -104,10 +91,7 @@ def train_task(
             if config.schedule == "authors":
                 loss += regularizer(network.split(mask), taken)[0].item()
         if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"training diverged: the validation loss is {loss} after epoch {epoch + 1}; a learning_rate below "
-                f"{config.learning_rate:g} may help"
-            )
+            raise FloatingPointError(f"training diverged: the validation loss is {loss} after epoch {epoch + 1}")
         if loss < lowest:
             best, lowest = {name: value.clone() for name, value in network.state_dict().items()}, loss
         plateau.step(loss)
@@ -123,10 +107,8 @@ def _check(network: HATNetwork, task: int, images: Tensor, labels: Tensor) -> No
     if not 0 <= task < len(network.heads):
         raise ValueError(f"task = {task}: the network has tasks 0 to {len(network.heads) - 1}")
     if images.shape[1:] != network.input_shape or images.dtype != torch.float32 or not len(images):
-        raise ValueError(
-            f"images have shape {tuple(images.shape)} and type {images.dtype}: (n, "
-            f"{', '.join(map(str, network.input_shape))}) and torch.float32 are needed"
-        )
+        needed = f"(n, {', '.join(map(str, network.input_shape))}) and torch.float32"
+        raise ValueError(f"images have shape {tuple(images.shape)} and type {images.dtype}: {needed} are needed")
     classes = len(network.get_parameter(f"heads.{task}.bias"))
     if labels.shape != images.shape[:1] or not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(

@@ -1,7 +1,7 @@
 """The gated networks: `HATMLP` and `HATCNN`, and the chain of layers that both are.
 
-A network has three named parts: `trunk` (the gated layers, in order), `gates` (one embedding per task, a
-value for every unit of the trunk) and `heads` (one linear layer per task).
+A network has three named parts: `trunk` (the gated layers, in order), `gates` (an embedding per task, with a value for
+each unit of the trunk) and `heads` (a linear layer per task).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ __all__ = ["HATCNN", "HATMLP", "HATNetwork"]
 class HATNetwork(nn.Module):
     """A chain of linear and convolutional layers whose units are gated per task (section 2 of the paper).
 
-    Each trunk layer is followed by ReLU, dropout, 2x2 max pooling if it is a convolution, and its mask: the
-    authors' order. Maps are flattened, channel-major, in front of the first linear layer.
+    Each trunk layer is followed by ReLU, dropout, 2x2 max pooling if it is a convolution, and its mask, as in the
+    authors' code. Maps are flattened, channel-major, in front of the first linear layer.
 
     Args:
         trunk: layer name -> nn.Linear or nn.Conv2d, in the order in which they follow each other.
         input_shape: (C, H, W) of one image.
         classes: number of classes of each task.
-        dropout: probability behind each trunk layer, in order.
-        input_dropout: probability on the input.
+        dropout, input_dropout: probability behind each trunk layer, in order, and on the input.
         embedding_init: "normal", e ~ N(0, 1), or "uniform", e ~ U(0, 2).
         gated: False makes it the plain network: every mask is 1.
+        pool: False leaves out the pooling.
 
     Raises:
         TypeError: a layer that is neither linear nor a convolution.
@@ -55,46 +55,34 @@ class HATNetwork(nn.Module):
         input_dropout: float = 0.0,
         embedding_init: str = "normal",
         gated: bool = True,
+        pool: bool = True,
     ) -> None:
         super().__init__()
-        if not trunk:
-            raise ValueError("trunk has no layers: at least one is needed")
         self.gated_layers = gated_layers(trunk)
         if len(dropout) != len(trunk):
             raise ValueError(f"dropout has {len(dropout)} values for {len(trunk)} trunk layers: one each is needed")
         self.input_shape = tuple(input_shape)
-        self.gated = gated
+        self.gated, self.pool = gated, pool
         self.trunk = nn.ModuleDict(trunk)
         self.units = {name: layer.weight.shape[0] for name, layer in trunk.items()}
-        e = torch.empty(len(classes), sum(self.units.values()))
         if embedding_init not in ("normal", "uniform"):
             raise ValueError(f"embedding_init = {embedding_init!r}: allowed are 'normal' and 'uniform'")
-        if e.is_meta:  # there are no values to draw, and torch would import its compiler to draw none
-            pass
-        elif embedding_init == "normal":
-            e.normal_()
-        else:
-            e.uniform_(0, 2)
+        e = torch.empty(len(classes), sum(self.units.values()))
+        if not e.is_meta:  # where there are no values to draw, torch would import its compiler to draw none
+            e.normal_() if embedding_init == "normal" else e.uniform_(0, 2)
         self.gates = nn.Parameter(e)
         self.heads = nn.ModuleList(nn.Linear(list(self.units.values())[-1], n) for n in classes)
         self.dropout = (input_dropout, *dropout)
-        self.dropout_shapes = _dropout_shapes(trunk, self.input_shape)
+        self.dropout_shapes = _dropout_shapes(trunk, self.input_shape, pool)
         if len(self.dropout_shapes[-1]) != 1:
             raise ValueError(
                 f"the last trunk layer, '{list(trunk)[-1]}', is a convolution: the heads read a linear layer"
             )
 
     def split(self, vector: Tensor) -> dict[str, Tensor]:
-        """Cut values of all units, (..., all units), into layer name -> (..., units).
-
-        Raises:
-            ValueError: values of another number of units.
-        """
+        """Cut values of all units, (..., all units), into layer name -> (..., units); ValueError for another number."""
         if vector.shape[-1] != self.gates.shape[1]:
-            raise ValueError(
-                f"values of shape {tuple(vector.shape)}: the last axis must have all {self.gates.shape[1]} units of "
-                "the network's trunk"
-            )
+            raise ValueError(f"shape {tuple(vector.shape)}: the last axis must have all {self.gates.shape[1]} units")
         return dict(zip(self.units, torch.split(vector, list(self.units.values()), -1), strict=True))
 
     def mask(self, task: int, s: float | Tensor) -> Tensor:
@@ -104,10 +92,7 @@ class HATNetwork(nn.Module):
         return gate(self.gates[task], s).to(torch.float32)
 
     def gradient_mask(self, cumulative: Tensor) -> dict[str, Tensor]:
-        """Return what the gradient of each trunk parameter is multiplied by, under its name in `named_parameters`.
-
-        `cumulative`: (all units,); see `protection.gradient_mask`.
-        """
+        """Return trunk parameter's name -> factor of its gradient (`protection.gradient_mask`), for (all units,)."""
         factors = gradient_mask(dict(self.trunk.items()), self.split(cumulative))
         return {f"trunk.{name}": factor for name, factor in factors.items()}
 
@@ -116,15 +101,9 @@ class HATNetwork(nn.Module):
     ) -> Tensor:
         """Return the logits of `task`'s head.
 
-        Args:
-            x: (batch, C, H, W), normalised.
-            task: which head.
-            mask: (all units,), e.g. `self.mask(task, s_max)`.
-            dropout_masks: dropout's factors, one (batch, ...) or None for each of `dropout`; None: torch's own
-                dropout, in training mode only.
-
-        Returns:
-            (batch, classes of the task).
+        `x`: (batch, C, H, W), normalised. `mask`: (all units,), e.g. `self.mask(task, s_max)`. `dropout_masks`: one
+        (batch, ...) or None for each of `dropout`; without them torch's own dropout, in training mode only. The result
+        is (batch, classes of the task).
         """
         logits: Tensor = self.heads[task](self.features(x, mask, dropout_masks))
         return logits
@@ -149,11 +128,14 @@ class HATNetwork(nn.Module):
             if isinstance(layer, nn.Linear):
                 h = drop(F.relu(layer(h.flatten(1))), p) * masks[name]
             else:
-                h = F.max_pool2d(drop(F.relu(layer(h)), p), 2) * masks[name].reshape(-1, 1, 1)
+                h = drop(F.relu(layer(h)), p)
+                h = (F.max_pool2d(h, 2) if self.pool else h) * masks[name].reshape(-1, 1, 1)
         return h
 
 
-def _dropout_shapes(trunk: Mapping[str, nn.Linear | nn.Conv2d], input_shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+def _dropout_shapes(
+    trunk: Mapping[str, nn.Linear | nn.Conv2d], input_shape: tuple[int, ...], pool: bool
+) -> list[tuple[int, ...]]:
     """Shapes, without the batch, of what dropout acts on; says which layer does not fit if one does not.
 
     They are computed, not tried out: without values torch would import its compiler for that.
@@ -171,7 +153,7 @@ def _dropout_shapes(trunk: Mapping[str, nn.Linear | nn.Conv2d], input_shape: tup
             )
         h = (layer.weight.shape[0], *([] if isinstance(layer, nn.Linear) else _sides(layer, h[1:])))
         shapes.append(h)
-        h = h if linear else (h[0], *(side // 2 for side in h[1:]))
+        h = (h[0], *(side // 2 for side in h[1:])) if pool and not linear else h
         if min(h) < 1:
             raise ValueError(
                 f"layer '{name}' ({layer}) does not fit what comes before it: its maps of "
@@ -192,12 +174,8 @@ def _sides(layer: nn.Conv2d, sides: Sequence[int]) -> list[int]:
 class HATMLP(HATNetwork):
     """Multi-layer perceptron fc1 ... fcN; the authors' for MNIST is 2 layers of 2000 units.
 
-    Args:
-        input_shape: (C, H, W).
-        classes: number of classes of each task.
-        widths: units of each hidden layer.
-        dropout: probability on the input, and behind each hidden layer.
-        embedding_init, gated: as for `HATNetwork`.
+    `widths`: units of each hidden layer. `dropout`: on the input, and behind each hidden layer. The rest is as for
+    `HATNetwork`.
     """
 
     def __init__(
@@ -218,12 +196,7 @@ class HATCNN(HATNetwork):
     """The authors' AlexNet-like network: convolutions of 64, 128 and 256 filters, two linear layers of 2048 units.
 
     The kernels follow the image's side: side // 8, side // 10 and 2, without padding; 4, 3 and 2 for 32 x 32.
-
-    Args:
-        input_shape: (C, side, side), side at least 28.
-        classes: number of classes of each task.
-        dropout: probability behind the first two layers, and behind the other three.
-        embedding_init, gated: as for `HATNetwork`.
+    `dropout`: behind the first two layers, and behind the other three. The rest is as for `HATNetwork`.
 
     Raises:
         ValueError: images that are not square or smaller than 28 x 28.
@@ -241,8 +214,7 @@ class HATCNN(HATNetwork):
         if height != width or height < 28:
             raise ValueError(
                 f"HATCNN was given images of {height} x {width}: they must be square and at least 28 x 28, because its "
-                "kernels (side // 8, side // 10, 2) and three poolings are made for 32 x 32 and leave little of "
-                "smaller ones. Pad the images"
+                "kernels and poolings are made for 32 x 32. Pad the images"
             )
         low, high = dropout
         filters = (channels, 64, 128, 256)

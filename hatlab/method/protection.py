@@ -14,14 +14,9 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
-    "FrozenWeightMoved",
-    "GatedLayer",
-    "frozen_values",
-    "gated_layers",
-    "gradient_mask",
-    "update_cumulative_mask",
+    "FrozenWeightMoved", "GatedLayer", "frozen_values", "gated_layers", "gradient_mask", "update_cumulative_mask",
     "verify_frozen",
-]
+]  # fmt: skip
 
 
 class FrozenWeightMoved(RuntimeError):
@@ -39,8 +34,7 @@ class GatedLayer:
         inputs_per_unit: weight columns that read one unit of `previous` (of the input, for the first layer): 1, or the
             positions of a filter's map where a linear layer reads a flattened convolution.
         kernel: weights per pair of output unit and column: 1, or the kernel's area.
-        weights: number of weights in all.
-        bias: whether the layer has a bias.
+        weights, bias: number of weights in all, and whether there is a bias.
     """
 
     name: str
@@ -56,20 +50,18 @@ def gated_layers(trunk: Mapping[str, nn.Module]) -> list[GatedLayer]:
     """Return how the layers of `trunk` (name -> layer, in the order in which they follow each other) are joined.
 
     Raises:
-        TypeError: a layer that is neither linear nor a convolution.
-        ValueError: a convolution that is grouped or not padded with zeros, or a layer whose inputs are not a whole
-            number per unit of the last.
+        TypeError, ValueError: no layers, or one that is not linear and no convolution, that is grouped or not padded
+            with zeros, or whose inputs are not a whole number per unit of the last.
     """
+    if not trunk:
+        raise ValueError("trunk has no layers: at least one is needed")
     chain: list[GatedLayer] = []
     for name, layer in trunk.items():
         if not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            raise TypeError(
-                f"layer '{name}' is a {type(layer).__name__}: only linear and convolutional layers are gated"
-            )
-        if getattr(layer, "groups", 1) != 1:
-            raise ValueError(f"layer '{name}' is a convolution in {layer.groups} groups: only 1 group is supported")
-        if (mode := getattr(layer, "padding_mode", "zeros")) != "zeros":
-            raise ValueError(f"layer '{name}' is a convolution with padding_mode = '{mode}': only 'zeros' is supported")
+            raise TypeError(f"layer '{name}' is a {type(layer).__name__}: only linear and convolutional ones are gated")
+        for option, needed in (("groups", 1), ("padding_mode", "zeros")):
+            if (given := getattr(layer, option, needed)) != needed:
+                raise ValueError(f"layer '{name}' has {option} = {given!r}: allowed is {needed!r}")
         weight = layer.weight
         units, columns = weight.shape[:2]
         last = chain[-1] if chain else None
@@ -78,26 +70,15 @@ def gated_layers(trunk: Mapping[str, nn.Module]) -> list[GatedLayer]:
             raise ValueError(
                 f"layer '{name}' reads {columns} inputs, which do not divide among the {readers} units before it"
             )
-        chain.append(
-            GatedLayer(
-                name=name,
-                previous=last.name if last else None,
-                units=units,
-                inputs_per_unit=columns // readers,
-                kernel=weight[0, 0].numel(),
-                weights=weight.numel(),
-                bias=layer.bias is not None,
-            )
-        )
+        previous, kernel, bias = last.name if last else None, weight[0, 0].numel(), layer.bias is not None
+        chain.append(GatedLayer(name, previous, units, columns // readers, kernel, weight.numel(), bias))
     return chain
 
 
 def update_cumulative_mask(cumulative: Tensor, mask: Tensor) -> Tensor:
-    """Return the cumulative mask after a task (sec. 2.3): the elementwise maximum, without a graph.
+    """Return the cumulative mask after a task (sec. 2.3): the larger of that before it (at first zeros) and its mask.
 
-    Args:
-        cumulative: (all units,), of the tasks before; zeros before the first.
-        mask: (all units,), of the task, e.g. `network.mask(task, s_max)`.
+    All have (all units,); the result is not part of a graph.
     """
     return torch.maximum(cumulative, mask.detach())
 
@@ -107,25 +88,21 @@ def gradient_mask(trunk: Mapping[str, nn.Module], cumulative: Mapping[str, Tenso
 
     The first layer and every bias have no unit before them ("no attention over the input data"): 1 - a_i.
 
-    Args:
-        trunk: as for `gated_layers`.
-        cumulative: layer name -> (units,) cumulative mask of the tasks so far, in [0, 1].
-
-    Returns:
-        Tensors that broadcast against their parameter, in [0, 1]; 0 means frozen.
+    `trunk` is as for `gated_layers`; `cumulative`: layer name -> (units,) mask of the tasks so far, in [0, 1]. The
+    factors broadcast against their parameter; 0 means frozen.
     """
     factors: dict[str, Tensor] = {}
-    for link in gated_layers(trunk):
-        post = cumulative[link.name]
-        if link.bias:
-            factors[f"{link.name}.bias"] = 1 - post
+    for layer in gated_layers(trunk):
+        post = cumulative[layer.name]
+        if layer.bias:
+            factors[f"{layer.name}.bias"] = 1 - post
         # a row per unit, and an axis for the columns and each axis of a kernel
-        joined = post.reshape(-1, *[1] * (trunk[link.name].weight.dim() - 1))  # type: ignore[operator]
-        if link.previous is not None:
+        joined = post.reshape(-1, *[1] * (trunk[layer.name].weight.dim() - 1))  # type: ignore[operator]
+        if layer.previous is not None:
             # a flattened map is channel-major: all positions of a filter stand side by side
-            pre = cumulative[link.previous].repeat_interleave(link.inputs_per_unit)
+            pre = cumulative[layer.previous].repeat_interleave(layer.inputs_per_unit)
             joined = torch.minimum(joined, pre.reshape(1, -1, *[1] * (joined.dim() - 2)))
-        factors[f"{link.name}.weight"] = 1 - joined
+        factors[f"{layer.name}.weight"] = 1 - joined
     return factors
 
 
@@ -147,5 +124,9 @@ def verify_frozen(parameters: Mapping[str, Tensor], factors: Mapping[str, Tensor
         changed = now.view(torch.uint8) != before[name].view(torch.uint8) if now.numel() else now
         if bool(changed.any()):
             moved = int(changed.reshape(now.numel(), -1).any(1).sum())
-            raise FrozenWeightMoved(f"{moved} of {now.numel()} fully protected values of '{name}' changed")
+            raise FrozenWeightMoved(
+                f"{moved} of {now.numel()} fully protected values of '{name}' changed. Likely causes: an optimiser "
+                "with weight decay, or with momentum from an earlier task, moves a weight whose gradient is 0; or "
+                "protect_gradients_ was not called between loss.backward() and the optimiser's step"
+            )
     return sum(values.numel() for values in before.values())

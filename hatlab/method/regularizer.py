@@ -7,22 +7,6 @@ With m the mask of the current task and p the cumulative mask of the tasks befor
 
 `original` is factor R1, `cross` is factor (R1 + R2) / 2, `reuse` is factor R2. A ratio over `min_units` units or
 fewer counts as 0; so in the first task, where nothing is used yet, `cross` is half of `original`.
-
-The cross mode was published in CLArena 1.1.0, in a form that cannot train:
-
-+------------------------------------------------------+----------------------------------------------------+
-| as published                                         | here                                               |
-+======================================================+====================================================+
-| `mask * previous.sum()`: a vector where a loss is    | `(mask * previous).sum()`: a scalar, for layers of |
-| meant, or a shape error where layers differ in width | any widths                                         |
-+------------------------------------------------------+----------------------------------------------------+
-| factor (factor R1 + R2) / 2: R1 has the factor twice | factor (R1 + R2) / 2                               |
-+------------------------------------------------------+----------------------------------------------------+
-| a plain `0` for a ratio over few units, which has no | a tensor on the mask's device, with a graph, whose |
-| `backward()`                                         | gradient is 0                                      |
-+------------------------------------------------------+----------------------------------------------------+
-| `None` for an unknown mode                           | `ValueError` that names it and the modes there are |
-+------------------------------------------------------+----------------------------------------------------+
 """
 
 from __future__ import annotations
@@ -56,14 +40,11 @@ def _share(part: Tensor, whole: Tensor, min_units: float) -> tuple[Tensor, Tenso
 def mask_sparsity(masks: Iterable[Tensor], previous: Iterable[Tensor], mode: str, min_units: float = 10) -> Tensor:
     """Return the regularizer R over all layers, in [0, 1] for masks in [0, 1], as a tensor without axes.
 
-    Args:
-        masks: for each layer (units,), the mask of the current task.
-        previous: the same for the cumulative mask of the tasks before it, in the same dtype.
-        mode: one of `MODES`.
-        min_units: a ratio whose denominator is at most this counts as 0.
+    `masks` and `previous` hold (units,) for each layer: the current task's mask, and the cumulative one before it, in
+    the same dtype. A ratio whose denominator is at most `min_units` counts as 0.
 
     Raises:
-        ValueError: the mode is unknown.
+        ValueError: the mode is none of `MODES`.
     """
     of_r1, of_r2 = _known(mode)
     # summed layer by layer, as the authors do: another order would round otherwise
@@ -87,16 +68,8 @@ def affine(previous: Tensor, mode: str, factor: float = 1, min_units: float = 10
     starts. They are rounded in the order of autograd's gradient of `mask_sparsity`: factor, over the count, times the
     unit.
 
-    Args:
-        previous: (all units,) cumulative mask of the tasks before.
-        mode, min_units: as for `mask_sparsity`.
-        factor: what R is multiplied by.
-
-    Returns:
-        (all units,) and a tensor without axes.
-
-    Raises:
-        ValueError: the mode is unknown.
+    `previous`: (all units,) cumulative mask of the tasks before; the rest as for `mask_sparsity`. The result has
+    (all units,) and no axes.
     """
     of_r1, of_r2 = _known(mode)
     zero = torch.zeros_like(previous)
@@ -119,8 +92,7 @@ class HATMaskSparsityReg(nn.Module):
     Raises:
         ValueError: a factor or `min_units` that is negative or not finite, an unknown mode.
 
-    Warns:
-        UserWarning: in `forward`, if the network has at most `min_units` units, so that the loss is always 0.
+    `forward` warns if the network has at most `min_units` units, so that the loss is always 0.
     """
 
     def __init__(self, factor: float, mode: str = "original", min_units: float = 10) -> None:
@@ -145,10 +117,9 @@ class HATMaskSparsityReg(nn.Module):
             previous_cumulative_mask: the same layers and shapes; floating point or bool.
 
         Returns:
-            loss: factor R over the units of all layers, no axes.
-            network_sparsity: per layer, without the factor: sum m(1-p) / sum (1-p) for "original";
-                sum m p / sum p for "reuse"; the mean of the two for "cross". 0 where a denominator is at most
-                `min_units`.
+            factor R over the units of all layers, no axes; and per layer, without the factor, sum m(1-p) / sum (1-p)
+            for "original", sum m p / sum p for "reuse", the mean of the two for "cross", each 0 where its denominator
+            is at most `min_units`.
 
         Raises:
             ValueError: no layers, layers that do not match, or shapes that do not match; names them.
@@ -174,17 +145,13 @@ class HATMaskSparsityReg(nn.Module):
 
     @staticmethod
     def _check(mask: Mapping[str, Tensor], previous: Mapping[str, Tensor]) -> None:
-        if not mask:
-            raise ValueError("mask has no layers: expected layer name -> (units,)")
-        if missing := [name for name in mask if name not in previous]:
-            raise ValueError(f"previous_cumulative_mask has no layer {', '.join(missing)}; it has {list(previous)}")
-        if extra := [name for name in previous if name not in mask]:
-            raise ValueError(f"previous_cumulative_mask has layers that mask has not: {', '.join(extra)}")
+        if not mask or mask.keys() != previous.keys():
+            raise ValueError(f"mask has layers {list(mask)}, previous_cumulative_mask {list(previous)}: not the same")
         for name, m in mask.items():
             if not m.is_floating_point():
                 raise TypeError(f"mask['{name}'] has dtype {m.dtype}: a floating-point mask is needed")
-            if m.dim() != 1 or m.shape != previous[name].shape:
+            one, other = tuple(m.shape), tuple(previous[name].shape)
+            if m.dim() != 1 or one != other:
                 raise ValueError(
-                    f"layer '{name}': mask has shape {tuple(m.shape)}, previous_cumulative_mask "
-                    f"{tuple(previous[name].shape)}; both must be (units,)"
+                    f"layer '{name}': mask has shape {one}, previous_cumulative_mask {other}; both must be (units,)"
                 )

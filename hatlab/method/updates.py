@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hatlab.method.gate import compensated_gradient, compensation_ratio, gate
 from hatlab.method.networks import HATNetwork
-from hatlab.method.protection import FrozenWeightMoved, frozen_values, verify_frozen
+from hatlab.method.protection import frozen_values, verify_frozen
 
 __all__ = ["clamp_embeddings_", "compensate_", "protect_gradients_", "protected_values", "verify_protected"]
 
@@ -29,12 +29,8 @@ def protect_gradients_(network: HATNetwork, cumulative: Tensor) -> None:
 
     The optimiser must not move what has a gradient of 0: no weight decay, and no momentum from an earlier task.
 
-    Args:
-        network: with gradients; a parameter that has none is left out.
-        cumulative: (all units,) cumulative mask of the tasks before; zeros in the first task.
-
-    Raises:
-        ValueError: a mask of another number of units.
+    `cumulative`: (all units,) cumulative mask of the tasks before, zeros in the first; ValueError for another number of
+    units. A parameter without a gradient is left out.
     """
     parameters = dict(network.named_parameters())
     for name, factor in network.gradient_mask(cumulative).items():
@@ -55,13 +51,8 @@ def compensate_(
 ) -> None:
     """Replace the gradient of a task's embedding by the compensated one (sec. 2.5), in place, before any clipping.
 
-    A network without gates is left as it is.
-
-    Args:
-        network: whose loss was computed with `network.mask(task, s)`.
-        task: which.
-        s, s_max, form, cosh_clamp: as for `gate.compensated_gradient`.
-        mask: that mask; only "exact" needs it, with the gradient that `mask.retain_grad()` keeps.
+    `s`, `s_max`, `form`, `cosh_clamp`: as for `gate.compensated_gradient`. `mask`: `network.mask(task, s)`, which the
+    loss was computed with; only "exact" needs it, with the gradient that `mask.retain_grad()` keeps.
 
     Raises:
         ValueError: there is no gradient to start from; an unknown form.
@@ -84,30 +75,16 @@ def compensate_(
 
 @torch.no_grad()
 def clamp_embeddings_(network: HATNetwork, bound: float = 6.0) -> None:
-    """Clamp the embeddings of all tasks to -bound .. bound, in place, as the authors do after every step.
-
-    Raises:
-        ValueError: a bound that is not above 0.
-    """
+    """Clamp the embeddings of all tasks to -bound .. bound, in place, as the authors do after every step."""
     if not bound > 0:
         raise ValueError(f"bound = {bound!r} of the embeddings: allowed are numbers above 0")
     network.gates.clamp_(-bound, bound)
 
 
 def protected_values(network: HATNetwork, cumulative: Tensor) -> dict[str, Tensor]:
-    """Return a copy of the trunk's values that `cumulative` protects fully; take it before a task is trained.
+    """Return parameter name -> a copy of its values that `cumulative`, (all units,), protects fully, before a task.
 
     A weight is protected fully where the masks of both its units are exactly 1, a bias where that of its unit is.
-
-    Args:
-        network: its trunk is read.
-        cumulative: (all units,) cumulative mask of the tasks before.
-
-    Returns:
-        Parameter name -> its protected values, one-dimensional.
-
-    Raises:
-        ValueError: a mask of another number of units.
     """
     return frozen_values(dict(network.named_parameters()), network.gradient_mask(cumulative))
 
@@ -115,19 +92,9 @@ def protected_values(network: HATNetwork, cumulative: Tensor) -> dict[str, Tenso
 def verify_protected(network: HATNetwork, cumulative: Tensor, before: Mapping[str, Tensor]) -> int:
     """Compare what `cumulative` protects fully with its values before the task, bit by bit; return how many there are.
 
-    Args:
-        network: after the task.
-        cumulative: the mask that `before` was taken with.
-        before: from `protected_values`.
+    `before` is from `protected_values` with the same `cumulative`.
 
     Raises:
         FrozenWeightMoved: naming a parameter, how many of its protected values changed, and the likely causes.
     """
-    try:
-        return verify_frozen(dict(network.named_parameters()), network.gradient_mask(cumulative), before)
-    except FrozenWeightMoved as error:
-        raise FrozenWeightMoved(
-            f"{error}. Likely causes: an optimiser with weight decay, or with momentum from an earlier task, moves a "
-            "weight whose gradient is 0 (torch.optim.SGD with neither does not); or protect_gradients_ was not called "
-            "between loss.backward() and the optimiser's step"
-        ) from None
+    return verify_frozen(dict(network.named_parameters()), network.gradient_mask(cumulative), before)

@@ -195,10 +195,9 @@ class ReplicaState:
         `rows`, `labels`, `weight`: (runs, n); `s`: (runs,).
         """
         active, n = rows.shape
-        x = self.images[rows]
+        x = self.images[rows].to(torch.float32).mul_(self.scale[:active]).sub_(self.shift[:active])
         if self.pixels is not None:
             x = x.flatten(2).gather(2, self.pixels[:active].expand(-1, n, -1)).reshape(x.shape)
-        x = x.to(torch.float32).mul_(self.scale[:active]).sub_(self.shift[:active])
         position = self.position[:active]
         # drawn for a whole batch, whoever trains beside: a smaller batch uses the first images' part
         dropout_masks = [factors if factors is None else factors[:, :n] for factors in self.dropout_rng.draw(position)]

@@ -176,8 +176,10 @@ def forward(
             # one convolution keeps a CPU busy, and groups are slow there
             convolve = _one_by_one if h.device.type == "cpu" or len(h) == 1 else _in_groups
             h = _times(F.relu(convolve(h, weight, bias, layer)), factor)
-            pooled = F.max_pool2d(h.flatten(0, 1), 2)
-            h = pooled.reshape(*h.shape[:2], *pooled.shape[1:]) * masks[name][:, None, :, None, None]
+            if network.pool:
+                pooled = F.max_pool2d(h.flatten(0, 1), 2)
+                h = pooled.reshape(*h.shape[:2], *pooled.shape[1:])
+            h = h * masks[name][:, None, :, None, None]
     return _linear(h, parameters["head.weight"], parameters["head.bias"])
 
 

@@ -395,19 +395,19 @@ def test_a_network_of_at_most_min_units_is_told_that_nothing_is_regularized(mode
 @pytest.mark.parametrize(
     ("mask", "previous", "error", "message"),
     [
-        ({}, {}, ValueError, "mask has no layers"),
-        ({}, {"fc1": torch.ones(3)}, ValueError, "mask has no layers"),
+        ({}, {}, ValueError, r"mask has layers \[\], previous_cumulative_mask \[\]: not the same"),
+        ({}, {"fc1": torch.ones(3)}, ValueError, r"mask has layers \[\], previous_cumulative_mask \['fc1'\]"),
         (
             {"fc1": torch.ones(3), "fc2": torch.ones(3)},
             {"fc1": torch.ones(3)},
             ValueError,
-            r"previous_cumulative_mask has no layer fc2; it has \['fc1'\]",
+            r"mask has layers \['fc1', 'fc2'\], previous_cumulative_mask \['fc1'\]: not the same",
         ),
         (
             {"fc1": torch.ones(3)},
             {"fc1": torch.ones(3), "c1": torch.ones(3)},
             ValueError,
-            "previous_cumulative_mask has layers that mask has not: c1",
+            r"mask has layers \['fc1'\], previous_cumulative_mask \['fc1', 'c1'\]: not the same",
         ),
         (
             {"fc1": torch.ones(3), "fc2": torch.ones(4)},

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hatlab.method import protection
-from hatlab.method.capacity import weight_usage
+from hatlab.method.capacity import weights_used
 from hatlab.method.gate import gate, s_schedule
 from hatlab.method.networks import HATCNN, HATMLP
 from hatlab.method.regularizer import affine
@@ -155,8 +155,11 @@ def test_the_authors_run_is_repeated(reference):
         for kind, vector in (("mask", mask), ("cumulative", cumulative)):
             for i, part in enumerate(run.network.split(vector).values()):
                 np.testing.assert_allclose(part, run.file[f"task{t}/{kind}{i}"].ravel(), rtol=0, atol=TOLERANCE)
-        used = weight_usage(run.network.gated_layers, {n: m.numpy() for n, m in run.network.split(cumulative).items()})
-        assert used == pytest.approx(run.meta["cumulative_weight_usage"][t], abs=TOLERANCE)
+        chain = run.network.gated_layers
+        used = weights_used(chain, {n: m.numpy() for n, m in run.network.split(cumulative).items()})
+        assert used / sum(layer.weights for layer in chain) == pytest.approx(
+            run.meta["cumulative_weight_usage"][t], abs=TOLERANCE
+        )
 
 
 def test_the_seeds_are_those_that_the_recipe_names():

@@ -13,20 +13,21 @@ from hatlab.training.step import Batch, Hyper, State, TaskContext, forward, step
 C = 0.75
 
 
-def strided():
+def strided(pool=True):
     """Biases that are missing, strides and padding: whatever a trunk may have."""
     trunk = {
         "c1": nn.Conv2d(3, 5, 3, stride=2, padding=1, bias=False),
-        "fc1": nn.Linear(5 * 4 * 4, 7, bias=False),
+        "fc1": nn.Linear(5 * (4 * 4 if pool else 8 * 8), 7, bias=False),
         "fc2": nn.Linear(7, 6),
     }
-    return HATNetwork(trunk, (3, 16, 16), [3, 3], [0.2, 0.5, 0.5])
+    return HATNetwork(trunk, (3, 16, 16), [3, 3], [0.2, 0.5, 0.5], pool=pool)
 
 
 BUILDERS = {
     "mlp": lambda: HATMLP((1, 6, 6), [2, 2], (24, 12)),
     "cnn": lambda: HATCNN((1, 28, 28), [2, 2]),
     "strided": strided,
+    "unpooled": lambda: strided(pool=False),
 }
 
 

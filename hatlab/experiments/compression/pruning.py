@@ -75,7 +75,7 @@ def compress(network: HATNetwork, task: int, s_max: float, threshold: float = NE
             modules.setdefault("flatten", nn.Flatten())
         modules[link.name] = _cut(layer, kept[link.name], columns, factor)
         modules[f"{link.name}_relu"] = nn.ReLU()
-        if not isinstance(layer, nn.Linear):
+        if network.pool and not isinstance(layer, nn.Linear):
             modules[f"{link.name}_pool"] = nn.MaxPool2d(2)
     last = network.gated_layers[-1].name
     modules["head"] = _cut(network.heads[task], slice(None), kept[last], masks[last][kept[last]])

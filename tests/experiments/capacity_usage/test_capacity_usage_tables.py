@@ -8,13 +8,14 @@ from torch import nn
 from hatlab.analysis.metrics import mean_interval
 from hatlab.experiments.capacity_usage.claims import statement
 from hatlab.experiments.capacity_usage.tables import SHARES, by_task, over_seeds
-from hatlab.method.capacity import COLUMNS, adahat_capacity, capacity_rows, weight_usage
+from hatlab.method.capacity import COLUMNS, adahat_capacity, capacity_rows, weights_used
 from hatlab.method.protection import gated_layers
 from hatlab.training.runs import Tables
 
 NONE = pd.DataFrame()
 SIZES = {"fc1": 3, "fc2": 4}
 CHAIN = gated_layers({"fc1": nn.Linear(5, 3), "fc2": nn.Linear(3, 4)})
+WEIGHTS = sum(layer.weights for layer in CHAIN)
 MASKS = st.fixed_dictionaries({name: st.lists(st.floats(0, 1), min_size=n, max_size=n) for name, n in SIZES.items()})
 
 
@@ -59,8 +60,8 @@ def test_a_tasks_weights_are_reused_or_not_or_new(tasks, best):
         overlap = {name: np.minimum(before[name], own[name]) for name in own}
         after = {name: np.maximum(before[name], own[name]) for name in own}
         for name, masks in (("used", after), ("reused", overlap)):
-            assert row[name] == pytest.approx(100 * weight_usage(CHAIN, masks))
-        assert row["free"] == pytest.approx(100 - 100 * weight_usage(CHAIN, before))
+            assert row[name] == pytest.approx(100 * weights_used(CHAIN, masks) / WEIGHTS)
+        assert row["free"] == pytest.approx(100 - 100 * weights_used(CHAIN, before) / WEIGHTS)
         assert row["adahat"] == pytest.approx(100 * adahat_capacity(CHAIN, before)["total"])
         before = after
 

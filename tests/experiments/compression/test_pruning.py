@@ -33,6 +33,11 @@ def convolutions():
     return HATNetwork(trunk, (2, 12, 16), [3, 5], [0.2, 0.2, 0.5])
 
 
+def unpooled():
+    trunk = {"c1": nn.Conv2d(2, 5, 3, stride=2), "fc1": nn.Linear(5 * 3 * 2, 7)}
+    return HATNetwork(trunk, (2, 8, 6), [3, 5], [0.2, 0.5], pool=False)
+
+
 @functools.cache
 def cnn():
     return HATCNN((1, 28, 28), [3, 5])
@@ -73,7 +78,7 @@ def check(network, task, threshold):
     assert small.head.weight.shape == (head.out_features, len(trunk[-1]))
 
 
-@pytest.mark.parametrize("build", [mlp, convolutions])
+@pytest.mark.parametrize("build", [mlp, convolutions, unpooled])
 @given(st.data(), st.integers(0, 1), st.sampled_from([0.0, NEGLIGIBLE, 0.5]))
 @settings(deadline=None, max_examples=40)
 def test_the_cut_network_equals_the_masked_one(build, data, task, threshold):
