@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         protected_values,
         verify_protected,
     )
+    from hatlab.training.custom import Callback
     from hatlab.training.runs import Run, Tables, collect, run, sweep
 
 _NAMES = {
@@ -49,6 +50,7 @@ _NAMES = {
         "protected_values",
         "verify_protected",
     ),
+    "training.custom": ("Callback",),
     "training.runs": ("Run", "Tables", "collect", "run", "sweep"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
@@ -56,6 +58,7 @@ _HOME = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [
     "HATCNN",
     "HATMLP",
+    "Callback",
     "ConfigError",
     "FrozenWeightMoved",
     "HATMaskSparsityReg",

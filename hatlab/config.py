@@ -11,10 +11,11 @@ import hashlib
 import itertools
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 __all__ = ["MOST_RUNS", "ConfigError", "RunConfig", "nearest", "repeated"]
 
@@ -54,6 +55,12 @@ def _for_papermill(name: str, value: Any) -> str:
 Width = Annotated[int, Field(ge=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _of_a_factory(name: str) -> str:
+    if not re.fullmatch(r"custom:[\w.-]+-[0-9a-f]{12}", name):
+        raise ValueError("the name that hatlab.run gives to a network of one's own, 'custom:LABEL-CHECKSUM'")
+    return name
 
 
 class RunConfig(BaseModel):
@@ -102,7 +109,9 @@ class RunConfig(BaseModel):
     )
 
     # The network
-    network: Literal["mlp", "cnn"] = Field("mlp", description="mlp: HATMLP; cnn: HATCNN, the authors' AlexNet-like net")
+    network: Literal["mlp", "cnn"] | Annotated[str, AfterValidator(_of_a_factory)] = Field(
+        "mlp", description="mlp: HATMLP; cnn: HATCNN, the authors' AlexNet-like net; or a factory given to hatlab.run"
+    )
     widths: Annotated[tuple[Width, ...], Field(min_length=1)] = Field(
         (2000, 2000), description="units of the MLP's hidden layers (the CNN's are fixed)"
     )
@@ -197,7 +206,14 @@ class RunConfig(BaseModel):
     @classmethod
     def _belong_to_the_mlp(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
         """The CNN's layers are the authors': with whatever widths it is the same run, and must have one name."""
-        return cls.model_fields["widths"].default if info.data.get("network") == "cnn" else value
+        return value if info.data.get("network") == "mlp" else cls.model_fields["widths"].default
+
+    @field_validator("dropout", "embedding_init")
+    @classmethod
+    def _belong_to_networks_of_this_package(cls, value: Any, info: ValidationInfo) -> Any:
+        """A factory decides them itself."""
+        own = info.data.get("network") in ("mlp", "cnn", None)
+        return value if own else cls.model_fields[str(info.field_name)].default
 
     @field_validator("mode", "min_units", "s_max", "compensation", "gate_precision", "embedding_clamp", "cosh_clamp")
     @classmethod

@@ -19,7 +19,7 @@ from hatlab.method.protection import GatedLayer, gated_layers
 from hatlab.support.provenance import checksum
 from hatlab.training.records import Record, RecordError
 from hatlab.training.runs import Run
-from hatlab.training.trainer import build_network
+from hatlab.training.trainer import Factory, build_network
 
 __all__ = ["load_network", "task_masks"]
 
@@ -45,19 +45,20 @@ def task_masks(run: Run) -> tuple[list[GatedLayer], list[dict[str, np.ndarray]]]
     return chain, masks
 
 
-def load_network(run: Run, sequence: TaskSequence | None = None) -> HATNetwork:
+def load_network(run: Run, sequence: TaskSequence | None = None, factory: Factory | None = None) -> HATNetwork:
     """Return the network as the run left it, on the CPU and in evaluation mode.
 
     Args:
         run: finished, with its checkpoint.
         sequence: its tasks, if they are at hand; None: they are made, which loads the images.
+        factory: of the network, if the run was given one.
 
     Raises:
         RecordError: the checkpoint is missing or altered.
         DatasetError: the images cannot be loaded.
     """
     state = _network_state(run)
-    network = build_network(run.config, sequence if sequence is not None else make_sequence(run.config))
+    network = build_network(run.config, sequence if sequence is not None else make_sequence(run.config), factory)
     network.load_state_dict(state)
     return network.eval()
 

@@ -22,7 +22,11 @@ def describe(run: Run) -> str:
     """
     config, n = run.config, len(run.tasks)
     several = "s" * (n > 1)
-    network = f"MLP {'-'.join(map(str, config.widths))}" if config.network == "mlp" else "CNN"
+    network = (
+        f"MLP {'-'.join(map(str, config.widths))}"
+        if config.network == "mlp"
+        else {"cnn": "CNN"}.get(config.network, config.network)
+    )
     if is_mixture(config.dataset):
         data = f"Mixture of {n} data set{several}"
     else:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 from hatlab.config import nearest
 from hatlab.data import mixture
 from hatlab.data.cache import cached
-from hatlab.data.formats import DatasetError, read_npz
+from hatlab.data.formats import DatasetError, images_of, read_npz
 from hatlab.data.image_folders import read_folder, tree_checksum
 from hatlab.data.named_sets import FileCheck, NamedSet, SetStatus
 from hatlab.data.public_sets import CIFAR_MEAN, CIFAR_STD, PUBLIC_SETS
@@ -250,6 +250,27 @@ def _local(name: str) -> Dataset:
     return Dataset(name=name, title=title, mean=mean, std=std, checksums=sources, **vars(images))
 
 
+def in_memory(label: str, arrays: Mapping[str, np.ndarray]) -> Dataset:
+    """Return a data set of arrays that are called and shaped as in an `.npz`, under the name "arrays:LABEL-CHECKSUM".
+
+    Raises:
+        DatasetError: as `formats.read_npz` does.
+    """
+    needed = ("x_train", "y_train", "x_test", "y_test")
+    if not isinstance(arrays, Mapping) or set(arrays) != set(needed):
+        given = sorted(map(str, arrays)) if isinstance(arrays, Mapping) else type(arrays).__name__
+        raise DatasetError(f"images = {given}: needed are arrays called {', '.join(needed)}")
+    held = {name: np.ascontiguousarray(arrays[name]) for name in needed}
+    found = hashlib.sha256()
+    for name, array in held.items():
+        found.update(f"{name} {array.dtype.str} {array.shape}".encode() + array.tobytes())
+    name = f"arrays:{label}-{found.hexdigest()[:12]}"
+    images = images_of(name, held)
+    mean, std = _moments(images.x_train)
+    sources = {name.partition(":")[2]: f"sha256:{found.hexdigest()}"}
+    return Dataset(name=name, title=label, mean=mean, std=std, checksums=sources, **vars(images))
+
+
 def _in_mixture(name: str, download: bool) -> Dataset:
     member, *others = mixture.members(name)
     if others:
@@ -307,6 +328,8 @@ def _candidates(path: str) -> list[Path]:
 
 def _locate(name: str) -> tuple[str, Path]:
     kind, _, path = name.partition(":")
+    if kind == "arrays":
+        raise DatasetError("its images were arrays in memory: give them again, hatlab.run(..., images=..., label=...)")
     if kind not in LOCAL or not path:
         raise DatasetError(f"unknown data set{nearest(name, ALLOWED)} (known: {', '.join(ALLOWED)})")
     for candidate in _candidates(path):

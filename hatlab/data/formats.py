@@ -129,7 +129,11 @@ def read_npz(path: Path) -> Images:
     Raises:
         DatasetError: damaged file, missing key, wrong dtype or shape, a class without training or test images.
     """
-    arrays = _npz_arrays(path)
+    return images_of(path, _npz_arrays(path))
+
+
+def images_of(path: Path | str, arrays: Mapping[str, np.ndarray]) -> Images:
+    """Return the images in arrays that are called as in an `.npz`; errors are those of `read_npz`."""
     for split in SPLITS:
         x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
         if x.dtype != np.uint8:

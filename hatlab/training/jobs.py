@@ -7,7 +7,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -20,11 +20,12 @@ from hatlab.data.tasks import TaskSequence, make_sequence
 from hatlab.method.networks import HATNetwork
 from hatlab.support.progress import Progress
 from hatlab.support.provenance import environment, now
+from hatlab.training.custom import Callbacks
 from hatlab.training.engine import ReplicaGroup
 from hatlab.training.grouping import OutOfMemory, is_out_of_memory
 from hatlab.training.records import DamagedCheckpoint, Record, RecordError
 from hatlab.training.torch_settings import torch_settings
-from hatlab.training.trainer import Trainer, TrainingDiverged, build_network
+from hatlab.training.trainer import Factory, Trainer, TrainingDiverged, build_network
 
 __all__ = ["Job", "check_network", "prepare", "train"]
 
@@ -32,7 +33,7 @@ __all__ = ["Job", "check_network", "prepare", "train"]
 CHECKPOINT_EVERY = 20
 
 
-def check_network(config: RunConfig, sequence: TaskSequence) -> HATNetwork:
+def check_network(config: RunConfig, sequence: TaskSequence, factory: Factory | None = None) -> HATNetwork:
     """See that the network takes the images, and return it without values, which costs nothing.
 
     Raises:
@@ -40,7 +41,7 @@ def check_network(config: RunConfig, sequence: TaskSequence) -> HATNetwork:
     """
     try:
         with torch.device("meta"):
-            return build_network(config, sequence)
+            return build_network(config, sequence, factory)
     except ValueError as error:
         raise ConfigError(f"network = '{config.network}', dataset = '{config.dataset}': {error}") from None
 
@@ -54,11 +55,13 @@ class Job:
     sequence: TaskSequence | None = None
     network: HATNetwork | None = None  # its sizes, without values
     label: str = ""
+    factory: Factory | None = None
+    callbacks: Callbacks = field(default_factory=lambda: Callbacks(()))
 
     def trainer(self, images: Images, tell: Callable[[str], None]) -> Trainer:
         """Return the run as its last checkpoint left it, or at its start; `tell` hears why, if that is damaged."""
         assert self.sequence is not None
-        trainer = Trainer(self.config, self.sequence, images)
+        trainer = Trainer(self.config, self.sequence, images, self.factory)
         saved = None
         try:
             saved = self.record.load_checkpoint()
@@ -76,7 +79,13 @@ class Job:
         return trainer
 
 
-def prepare(config: RunConfig, results: Path, sets: Callable[..., tuple[Dataset, ...]]) -> Job:
+def prepare(
+    config: RunConfig,
+    results: Path,
+    sets: Callable[..., tuple[Dataset, ...]],
+    callbacks: Callbacks,
+    factory: Factory | None = None,
+) -> Job:
     """Open the run's record and make its tasks; refuse what cannot run."""
     record = Record(config, results)
     if record.finished:
@@ -94,9 +103,9 @@ def prepare(config: RunConfig, results: Path, sets: Callable[..., tuple[Dataset,
     record = record.for_images(_checksums(sequence.datasets))
     if record.finished:
         return Job(config, record)
-    network = check_network(config, sequence)
+    network = check_network(config, sequence, factory)
     record.prepare()
-    return Job(config, record, sequence, network)
+    return Job(config, record, sequence, network, factory=factory, callbacks=callbacks)
 
 
 def _checksums(datasets: Sequence[Dataset]) -> dict[str, str]:
@@ -162,13 +171,17 @@ def _train_locked(
 
         def after_epoch(trainer: Trainer) -> None:
             recorders[trainer].save(trainer, len(recorders))
+            first.callbacks.after_epoch(trainer)
             if trainer.finished:
-                recorders.pop(trainer).close(trainer)
-                progress.run_done(trainer.config.run_id, loaded=False)
+                close(trainer)
+
+        def close(trainer: Trainer) -> None:
+            recorders.pop(trainer).close(trainer)
+            progress.run_done(trainer.config.run_id, loaded=False)
 
         for trainer in [trainer for trainer in recorders if trainer.finished]:
-            after_epoch(trainer)  # it was stopped between its last checkpoint and its tables
-        together = ReplicaGroup(recorders, check=check)
+            close(trainer)  # it was stopped between its last checkpoint and its tables
+        together = ReplicaGroup(recorders, check=check, after_step=first.callbacks.after_step)
         together.train(after_epoch, progress)
     named = []
     for trainer, error in together.diverged:

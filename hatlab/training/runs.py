@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import gc
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -23,9 +24,10 @@ from hatlab.data.loading import Images
 from hatlab.data.tasks import make_sequence
 from hatlab.support.paths import results_root
 from hatlab.support.progress import Progress, Shared, default_progress
+from hatlab.training.custom import Callback, Callbacks, customised
 from hatlab.training.grouping import OutOfMemory, chunks, compatible, in_worker_threads, max_replicas, worker_threads
 from hatlab.training.jobs import Job, prepare, train
-from hatlab.training.trainer import Trainer, TrainingDiverged
+from hatlab.training.trainer import Factory, Trainer, TrainingDiverged
 
 __all__ = ["Run", "Tables", "collect", "find_device", "run", "sweep", "trainers"]
 
@@ -105,6 +107,10 @@ def run(
     results: Path | str | None = None,
     device: str = "auto",
     progress: Progress | None = None,
+    network: Factory | None = None,
+    images: Mapping[str, np.ndarray] | None = None,
+    label: str | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train `config`, or load it if it is finished, or go on with it if it was stopped.
 
@@ -113,6 +119,7 @@ def run(
         results: results folder; None: `results/` of the checkout.
         device: "auto", "cpu", "cuda" or "cuda:N".
         progress: what is told about tasks and epochs; None: lines or a bar on the terminal.
+        network, images, label, callbacks: as for `sweep`.
 
     Raises:
         ConfigError: a device that is not there, a task sequence or network that the images do not allow.
@@ -121,7 +128,10 @@ def run(
         TrainingDiverged: a loss that is not finite; the last checkpoint, from before it, is kept.
         OutOfMemory: the run does not fit into memory.
     """
-    return sweep([config], results=results, device=device, progress=progress)[0]
+    return sweep(
+        [config], results=results, device=device, progress=progress,
+        network=network, images=images, label=label, callbacks=callbacks,
+    )[0]  # fmt: skip
 
 
 def sweep(
@@ -131,6 +141,10 @@ def sweep(
     device: str = "auto",
     progress: Progress | None = None,
     replicas: int | None = None,
+    network: Factory | None = None,
+    images: Mapping[str, np.ndarray] | None = None,
+    label: str | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> list[Run]:
     """Train several configs, side by side where they can share a step; all are checked before the first starts.
 
@@ -142,12 +156,20 @@ def sweep(
         results, device, progress: as for `run`.
         replicas: at most so many side by side; None: as many as is fastest on a CPU, as fit into a GPU; 1: one after
             the other.
+        network: a function from ((C, H, W), classes of each task) to a `HATNetwork`, in place of the config's; its
+            widths and dropout are not read. Such runs are named by `label` and a checksum of the function's source,
+            its defaults and what it reads outside.
+        images: arrays x_train, x_test, uint8 (N, H, W) or (N, H, W, C), and y_train, y_test, integers (N,), in place
+            of the config's data set; named by `label` and a checksum of their bytes.
+        label: part of these names.
+        callbacks: called after steps, epochs and tasks; see `Callback`.
 
     Returns:
         The runs in the order of `configs`.
 
     Raises:
-        ConfigError, DatasetError, RecordError: as `run` does, before the first run starts.
+        ConfigError, DatasetError, RecordError: as `run` does, before the first run starts; also for a factory, arrays
+            or a label that cannot name a run.
         TrainingDiverged: after all others are finished, if the loss of some was no finite number.
         OutOfMemory: one run alone does not fit into memory. Groups that do not fit are halved.
     """
@@ -157,14 +179,15 @@ def sweep(
     repeated = [run_id for run_id, n in Counter(config.run_id for config in configs).items() if n > 1]
     if repeated:
         raise ConfigError(f"{len(configs)} configs were given, and run {repeated[0]} is among them more than once")
-    known: dict[str, tuple[Dataset, ...]] = {}
+    configs, known = customised(configs, network, images, label)
+    called = Callbacks(callbacks)
 
     def sets(names: str, *, download: bool = True) -> tuple[Dataset, ...]:
         if names not in known:
             known[names] = load_all(names, download=download)
         return known[names]
 
-    jobs = [prepare(config, where, sets) for config in configs]
+    jobs = [prepare(config, where, sets, called, network) for config in configs]
     names = _telling(configs)
     on_device = functools.lru_cache(maxsize=1)(lambda names: Images.of(sets(names), target))
     diverged: list[TrainingDiverged] = []

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -27,8 +27,11 @@ from hatlab.support.progress import Progress
 from hatlab.training.baselines import ewc
 from hatlab.training.dropout_rng import stream
 
-__all__ = ["Trainer", "TrainingDiverged", "build_network", "evaluate"]
+__all__ = ["Factory", "Trainer", "TrainingDiverged", "build_network", "evaluate"]
 
+
+# (C, H, W) of an image, classes of each task -> network
+Factory: TypeAlias = Callable[[tuple[int, ...], Sequence[int]], HATNetwork]
 
 _GLOBAL_GENERATOR = threading.Lock()  # of initial weights; runs may start in several threads at once
 
@@ -51,22 +54,28 @@ def evaluate(network: HATNetwork, task: int, data: Split, s: float, batch_size: 
     return float(loss) / len(data), float(correct) / len(data)
 
 
-def build_network(config: RunConfig, sequence: TaskSequence) -> HATNetwork:
+def build_network(config: RunConfig, sequence: TaskSequence, factory: Factory | None = None) -> HATNetwork:
     """Return the network with its initial weights, which depend on `config.seed` alone; on the CPU.
 
+    `factory` makes a network of the caller's own, see `runs.sweep`.
+
     Raises:
-        ValueError: the network does not take images of this size.
+        ValueError: the network does not take images of this size, or needs a factory that is not given.
     """
     classes = [len(task.classes) for task in sequence.tasks]
     with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed the generators of all GPUs, too, which the fork does not put back
         torch.default_generator.manual_seed(config.seed)
         shape, init, gated = sequence.input_shape, config.embedding_init, config.method == "hat"
-        network = (
-            HATMLP(shape, classes, config.widths, config.dropout, init, gated)
-            if config.network == "mlp"
-            else HATCNN(shape, classes, config.dropout, init, gated)
-        )
+        if config.network == "mlp":
+            network = HATMLP(shape, classes, config.widths, config.dropout, init, gated)
+        elif config.network == "cnn":
+            network = HATCNN(shape, classes, config.dropout, init, gated)
+        elif factory is None:
+            raise ValueError("this network is made by a factory, which has to be given: network=...")
+        else:
+            network = _checked(factory(shape, classes), shape, classes)
+            network.gated = gated
         if config.gate_precision == "float64":
             network.gates.data = network.gates.data.double()
         if config.schedule == "paper":
@@ -78,6 +87,18 @@ def build_network(config: RunConfig, sequence: TaskSequence) -> HATNetwork:
     return network
 
 
+def _checked(network: HATNetwork, shape: tuple[int, ...], classes: Sequence[int]) -> HATNetwork:
+    if not isinstance(network, HATNetwork):
+        raise ValueError(f"the factory returned a {type(network).__name__}: allowed is a HATNetwork")
+    heads = [head.out_features for head in network.heads]
+    if (network.input_shape, heads) != (tuple(shape), list(classes)):
+        raise ValueError(
+            f"the factory was given input shape {shape} and classes {classes}, and returned a network of input shape "
+            f"{network.input_shape} and classes {heads}"
+        )
+    return network
+
+
 class Trainer:
     """One run: its network, and the state that its training goes on from.
 
@@ -85,6 +106,7 @@ class Trainer:
         config: the run.
         sequence: its tasks, from `make_sequence(config)`.
         images: the images of the sequence's data sets, on the device where the run is trained.
+        factory: of a network of the caller's own.
 
     Attributes:
         network: the weights as they are now; the engine trains them in place.
@@ -107,9 +129,11 @@ class Trainer:
         "tasks": ("task", "name", "epochs", "best_epoch", "weights", "weights_used", "protected_values"),
     }  # fmt: skip
 
-    def __init__(self, config: RunConfig, sequence: TaskSequence, images: Images) -> None:
-        self.config, self.sequence, self.device = config, sequence, images.device
-        self.network = build_network(config, sequence).to(self.device)
+    def __init__(
+        self, config: RunConfig, sequence: TaskSequence, images: Images, factory: Factory | None = None
+    ) -> None:
+        self.config, self.sequence, self.device, self.factory = config, sequence, images.device, factory
+        self.network = build_network(config, sequence, factory).to(self.device)
         with torch.no_grad():  # the authors clamp the embeddings of all tasks at every step
             self.network.gates.clamp_(-config.embedding_clamp, config.embedding_clamp)
         self.cumulative = torch.zeros_like(self.network.gates[0], dtype=torch.float32).detach()
@@ -185,7 +209,7 @@ class Trainer:
         if self.within is not None:
             return
         if self.config.method == "joint":
-            self.network.load_state_dict(build_network(self.config, self.sequence).state_dict())
+            self.network.load_state_dict(build_network(self.config, self.sequence, self.factory).state_dict())
         self._look_back()
         self.within = {
             "epoch": 0,

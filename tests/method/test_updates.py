@@ -140,9 +140,7 @@ def test_plain_sgd_leaves_what_is_protected():
 @pytest.mark.parametrize("name", ["momentum", "weight decay", "Adam"])
 def test_an_optimiser_that_moves_what_has_no_gradient_is_named_as_a_likely_cause(name):
     net = network()
-    with pytest.raises(
-        FrozenWeightMoved, match=r"of 'trunk\.fc1\..*weight decay, or with momentum"
-    ):
+    with pytest.raises(FrozenWeightMoved, match=r"of 'trunk\.fc1\..*weight decay, or with momentum"):
         two_tasks(OPTIMISERS[name](net.parameters()), net)
 
 
