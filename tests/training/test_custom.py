@@ -264,7 +264,9 @@ class Watch(hatlab.Callback):
         self.steps, self.epochs, self.tasks = [], [], []
 
     def after_step(self, config, network, task, step, losses):
-        self.steps.append((config.seed, task, step, losses.tolist(), float(network.gates[task].detach().sum())))
+        self.steps.append(
+            (config.seed, task, step, losses.tolist(), float(network.heads[task].weight.detach().double().sum()))
+        )
 
     def after_epoch(self, config, network, task, epoch):
         self.epochs.append((config.seed, task, epoch))
