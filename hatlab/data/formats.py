@@ -189,7 +189,7 @@ def _npz_arrays(path: Path) -> dict[str, np.ndarray]:
         raise DatasetError(f"{path} is not a readable .npz: {error}; left in place") from error
 
 
-def _check_labels(path: Path, y_train: np.ndarray, y_test: np.ndarray) -> None:
+def _check_labels(path: Path | str, y_train: np.ndarray, y_test: np.ndarray) -> None:
     """Labels must be 0..K-1, each with training and test images."""
     train, test = set(y_train.tolist()), set(y_test.tolist())
     if min(train | test) < 0:

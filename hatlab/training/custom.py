@@ -97,7 +97,8 @@ def customised(
             f"label = {label!r}: runs with a network or images of one's own need one, of 1 to 40 letters, digits, "
             "'_', '.' and '-'"
         )
-    names, sets = {}, {}
+    names: dict[str, str] = {}
+    sets: dict[str, tuple[Dataset, ...]] = {}
     if network is not None:
         names["network"] = f"custom:{label}-{checksum(network)}"
     if images is not None:

@@ -257,7 +257,7 @@ class ReplicaState:
 
     def _first(self, active: int) -> tuple[State, Hyper, TaskContext]:
         parts = (self.state, self.hyper, self.context)
-        return parts if active == len(self.trainers) else tuple(_first(active, part) for part in parts)  # type: ignore[return-value]
+        return parts if active == len(self.trainers) else tuple(_first(active, part) for part in parts)
 
 
 def _first(active: int, part: Any) -> Any:

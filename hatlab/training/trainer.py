@@ -67,6 +67,7 @@ def build_network(config: RunConfig, sequence: TaskSequence, factory: Factory | 
         # torch.manual_seed would seed the generators of all GPUs, too, which the fork does not put back
         torch.default_generator.manual_seed(config.seed)
         shape, init, gated = sequence.input_shape, config.embedding_init, config.method == "hat"
+        network: HATNetwork
         if config.network == "mlp":
             network = HATMLP(shape, classes, config.widths, config.dropout, init, gated)
         elif config.network == "cnn":
@@ -90,8 +91,8 @@ def build_network(config: RunConfig, sequence: TaskSequence, factory: Factory | 
 def _checked(network: HATNetwork, shape: tuple[int, ...], classes: Sequence[int]) -> HATNetwork:
     if not isinstance(network, HATNetwork):
         raise ValueError(f"the factory returned a {type(network).__name__}: allowed is a HATNetwork")
-    heads = [head.out_features for head in network.heads]
-    if (network.input_shape, heads) != (tuple(shape), list(classes)):
+    heads = [len(network.get_parameter(f"heads.{k}.bias")) for k in range(len(network.heads))]
+    if network.input_shape != tuple(shape) or heads != list(classes):
         raise ValueError(
             f"the factory was given input shape {shape} and classes {classes}, and returned a network of input shape "
             f"{network.input_shape} and classes {heads}"

@@ -265,7 +265,7 @@ class Watch(hatlab.Callback):
 
     def after_step(self, config, network, task, step, losses):
         self.steps.append(
-            (config.seed, task, step, losses.tolist(), float(network.heads[task].weight.detach().double().sum()))
+            (config.seed, task, step, losses.tolist(), float(network.heads[task].weight[0].detach().double().sum()))
         )
 
     def after_epoch(self, config, network, task, epoch):
