@@ -14,6 +14,8 @@ MODULES = {
         "method.regularizer",
         "method.protection",
         "method.networks",
+        "method.updates",
+        "method.loop",
         "method.capacity",
     ),
     "Data and tasks": (
@@ -23,6 +25,7 @@ MODULES = {
     "Training": (
         "training.trainer",
         "training.runs",
+        "training.custom",
         "training.records",
     ),
     "Analysis": (

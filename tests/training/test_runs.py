@@ -640,3 +640,26 @@ def test_a_manifest_of_another_config_is_refused(tmp_path, no_training):
     (folder / "manifest.json").write_text(json.dumps(wrong))
     with pytest.raises(RecordError, match=r"another config: c is 9\.0 there and 0\.75 here"):
         hatlab.run(SMALL, results=tmp_path, progress=QUIET)
+
+
+def test_between_a_sweep_and_a_step_lie_five_functions(tmp_path, monkeypatch):
+    """From the command to the formula, a reader passes seven functions at most, both ends among them."""
+    original, depths = replicas.step, set()
+    package = Path(hatlab.__file__).parent
+
+    def watch(*arguments):
+        names, frame = ["step"], sys._getframe(1)
+        while frame is not None:
+            code = frame.f_code
+            # a comprehension has a frame of its own before Python 3.12
+            if Path(code.co_filename).is_relative_to(package) and not code.co_name.startswith("<"):
+                names.append(code.co_qualname)
+            if code.co_name == "sweep":
+                depths.add(tuple(names))
+                break
+            frame = frame.f_back
+        return original(*arguments)
+
+    monkeypatch.setattr(replicas, "step", watch)
+    hatlab.sweep(SMALL.grid(seed=[0, 1]), results=tmp_path, progress=QUIET)
+    assert depths and all(len(names) <= 7 for names in depths), depths
