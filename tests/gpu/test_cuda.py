@@ -9,6 +9,8 @@ import torch
 from hatlab.config import RunConfig
 from hatlab.data.loading import Images
 from hatlab.data.tasks import make_sequence
+from hatlab.method.loop import train_task
+from hatlab.method.networks import HATNetwork
 from hatlab.support.progress import Progress
 from hatlab.training import replicas
 from hatlab.training.dropout_rng import DropoutRNG, stream
@@ -163,6 +165,44 @@ def test_fifty_steps_on_a_gpu_and_on_the_cpu_agree_and_so_does_validation(config
         trainers = (on_gpu.trainers[0], on_cpu.trainers[0])
         found = [evaluate(t.network, 0, t.data[0].valid, t.config.s_max) for t in trainers]
     assert found[0] == pytest.approx(found[1], abs=2e-3)
+
+
+def by_loop(trainer):
+    """Train the first task with the loop that one reads, on the same order and dropout."""
+    config, network, taken = trainer.config, trainer.network, []
+    shapes = [(config.batch_size, *shape) for shape in network.dropout_shapes]
+    dropout_rng = DropoutRNG(shapes, network.dropout, trainer.device)
+
+    def forward(x, task, mask):
+        if not network.training:
+            return HATNetwork.forward(network, x, task, mask)
+        position = torch.tensor([dropout_rng.position(trainer.dropout_rng, len(taken))], device=x.device)
+        masks = [factors if factors is None else factors[0, : len(x)] for factors in dropout_rng.draw(position)]
+        return HATNetwork.forward(network, x, task, mask, masks)
+
+    network.forward = forward
+    train, valid = (
+        split.batch(torch.arange(len(split), device=trainer.device))
+        for split in (trainer.data[0].train, trainer.data[0].valid)
+    )
+    with torch_settings(network, config.batch_size, 1, trainer.device):
+        train_task(
+            network, 0, *train, trainer.cumulative, config, valid, trainer.order, lambda *losses: taken.append(losses)
+        )
+    return len(taken)
+
+
+def test_an_epoch_of_the_engine_is_one_of_the_loop(config):
+    config = few_steps(config).replace(max_epochs=1)
+    engine, loop, control = (trainers_of([config])[0] for _ in range(3))
+    start = flat(engine)
+    follow(control, engine, seed=1)
+    train([engine], 1)
+    train([control], 1)
+    assert by_loop(loop) == engine.steps
+    way = (flat(engine) - start).norm()
+    rounding, found = ((flat(engine) - flat(other)).norm() / way for other in (control, loop))
+    assert found <= SUMS * rounding and found <= 0.1, (found, rounding)
 
 
 def test_a_step_is_captured_anew_when_half_of_the_runs_have_left(monkeypatch):
