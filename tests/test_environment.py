@@ -5,6 +5,7 @@ import re
 import runpy
 import sys
 import tomllib
+from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +17,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from hatlab.batches.notebook import Notebook
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -24,6 +27,8 @@ with pytest.MonkeyPatch.context() as patch:
     patch.delenv("VENV", raising=False)  # make hands it on
     SETUP = runpy.run_path(str(ROOT / "tools" / "setup_venv.py"))
 
+LATE = {"dask", "distributed", "ipykernel", "ipython", "jupyter-client", "nbclient", "nbformat", "papermill"}
+DISPENSABLE = ["ipywidgets"]  # without them the walkthrough shows pictures without sliders
 PYTHONS = ["3.11", "3.12", "3.13"]
 MACHINES = {
     "Linux": ("linux", "posix", "x86_64"),
@@ -141,14 +146,17 @@ def test_pre_commit_runs_the_versions_of_the_lock() -> None:
 def imports(path: Path, *, at_import: bool) -> set[str]:
     """Return the modules that a file imports: all of them, or those that importing the file brings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = list(tree.body) if at_import else list(ast.walk(tree))
+    return imported(tree.body if at_import else ast.walk(tree)) - {"hatlab"}
+
+
+def imported(nodes: Iterable[ast.AST]) -> set[str]:
     found = set()
     for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             found.add(node.module.partition(".")[0])
-    return found - set(sys.stdlib_module_names) - {"hatlab"}
+    return found - set(sys.stdlib_module_names)
 
 
 @cache
@@ -171,10 +179,20 @@ def undeclared(modules: set[str], declared: list[str]) -> set[str]:
     ids=lambda path: path.relative_to(ROOT).as_posix(),
 )
 def test_library_imports_what_it_declares_and_no_jupyter(path: Path) -> None:
-    """Jupyter's parts may be imported where they are used, never by importing a module."""
+    """Jupyter's parts and Dask may be imported where they are used, never by importing a module."""
     declared = PROJECT["dependencies"]
-    assert not undeclared(imports(path, at_import=True), declared)
-    assert not undeclared(imports(path, at_import=False), [*declared, *EXTRAS["notebooks"]])
+    early = [line for line in declared if Requirement(line).name not in LATE]
+    assert len(early) == len(declared) - len(LATE)
+    assert not undeclared(imports(path, at_import=True), early)
+    assert not undeclared(imports(path, at_import=False), [*declared, *DISPENSABLE])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_import_what_the_library_declares(path: Path) -> None:
+    """They are in the wheel, and `hatlab reproduce` runs them without any extra."""
+    found = {name for _, tree in Notebook.read(path).code for name in imported(ast.walk(tree))}
+    assert "hatlab" in found
+    assert not undeclared(found - {"hatlab"}, PROJECT["dependencies"])
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: path.name)

@@ -18,7 +18,7 @@ from nbconvert.preprocessors import TagRemovePreprocessor
 from nbformat import NotebookNode
 
 from hatlab.support.files import atomic
-from hatlab.support.paths import home, results_root
+from hatlab.support.paths import checkout, results_root
 
 VERSIONS: Final = {"student": {"solution", "teacher"}, "solutions": {"exercise", "teacher"}}  # version -> tags left out
 INSTALL: Final = """\
@@ -59,7 +59,7 @@ def write(folder: Path, colab: str | None = None) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for path in sorted((home() / "notebooks").glob("*.ipynb")):
+    for path in sorted((checkout() / "notebooks").glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         if not any("exercise" in cell.metadata.get("tags", []) for cell in notebook.cells):
             continue

@@ -40,7 +40,7 @@ from hatlab.batches.notebook import Notebook
 from hatlab.config import ConfigError, RunConfig
 from hatlab.data.datasets import DatasetError
 from hatlab.support.files import atomic, write_json
-from hatlab.support.paths import home, results_root
+from hatlab.support.paths import checkout, results_root
 from hatlab.support.progress import ConsoleProgress
 from hatlab.support.provenance import environment
 from hatlab.support.values import read_yaml
@@ -99,7 +99,7 @@ class Report:
         begun = time.monotonic()
         with (self.folder / f"{part}.txt").open("w", encoding="utf-8") as output:
             program = [sys.executable, "-m", *command]
-            with subprocess.Popen(program, stdout=output, stderr=output, cwd=home()) as process:
+            with subprocess.Popen(program, stdout=output, stderr=output, cwd=checkout()) as process:
                 try:
                     returned = process.wait(max(1, seconds))
                     ended = "well" if returned == 0 else f"with exit code {returned}"
@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=30, help="after which all ends; 10 are worth it")
     parser.add_argument("--out", type=Path, help="where the device's folder is made; results/gpu if not given")
     parser.add_argument("--device", default="cuda", help="cpu to try it")
-    parser.add_argument("--figures", type=Path, default=home() / "notebooks" / "figures.yaml", help="the profiles")
+    parser.add_argument("--figures", type=Path, default=checkout() / "notebooks" / "figures.yaml", help="the profiles")
     parser.add_argument("--profile", default="paper")
     parser.add_argument("--only", nargs="+", metavar="FIGURE", help="these figures of the profile, in this order")
     parser.add_argument("--seeds", type=int, help="at most so many of each figure's seeds")
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for row in ROWS:
             row_left = min(BENCHMARKS * left, end - time.monotonic() - (1 - BENCHMARKS) * left)
             # from there, for the folder is sent on, and with it what it says
-            output = os.path.relpath(report.folder / "benchmarks", home())
+            output = os.path.relpath(report.folder / "benchmarks", checkout())
             command = ["benchmarks", "--only", row, *quick, "--output", output]
             report.once(row, command, ["hatlab", "benchmarks"], row_left)
         train(figures, plans, report, results, options, end)
@@ -243,7 +243,7 @@ def train(
     """
     for figure, entry in figures.items():
         try:
-            configs = runs_of(home() / "notebooks" / entry["notebook"], entry.get("parameters") or {})
+            configs = runs_of(checkout() / "notebooks" / entry["notebook"], entry.get("parameters") or {})
             plans[figure] = configs
             report.give_back(configs, results)
             for seed in sorted({config.seed for config in configs})[: options.seeds]:
@@ -272,8 +272,8 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 def code_of(sources: Iterable[str]) -> str:
     """Return a checksum of the Python files in these folders of the checkout."""
     digest = hashlib.sha256()
-    for path in sorted(path for source in sources for path in (home() / source).rglob("*.py")):
-        digest.update(path.relative_to(home()).as_posix().encode() + b"\0" + path.read_bytes())
+    for path in sorted(path for source in sources for path in (checkout() / source).rglob("*.py")):
+        digest.update(path.relative_to(checkout()).as_posix().encode() + b"\0" + path.read_bytes())
     return f"sha256:{digest.hexdigest()}"
 
 

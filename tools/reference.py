@@ -27,7 +27,7 @@ from pyarrow import parquet
 from hatlab.analysis import verdicts
 from hatlab.batches.reproduce import reproduce
 from hatlab.support.files import atomic, write_json
-from hatlab.support.paths import home, results_root
+from hatlab.support.paths import checkout, results_root
 from hatlab.support.provenance import checksum
 
 MOST_BYTES = 80_000  # of a CSV
@@ -50,7 +50,7 @@ def take(source: Path, target: Path) -> list[str]:
             _with_palette(source / name, target / name)
         elif name.endswith(".ipynb"):
             text = (source / name).read_text(encoding="utf-8")
-            (target / name).write_text(text.replace(f"{home()}/", ""), encoding="utf-8")
+            (target / name).write_text(text.replace(f"{checkout()}/", ""), encoding="utf-8")
         else:
             shutil.copyfile(source / name, target / name)
         manifest["artifacts"][name] = checksum(target / name)
@@ -119,7 +119,7 @@ def _figures(folder: Path, chosen: Sequence[str]) -> list[str]:
 
 def main(arguments: Sequence[str]) -> None:
     """Do what the module's text says."""
-    reference = home() / "results" / "reference"
+    reference = checkout() / "results" / "reference"
     match arguments:
         case ["take", profile, *chosen]:
             source = results_root() / profile
@@ -140,7 +140,7 @@ def main(arguments: Sequence[str]) -> None:
                 raise SystemExit(f"not the same: {', '.join(bad)}")
             print(f"{len(names)} figures of {profile}: all tables are the same, byte for byte")
         case ["readme"]:
-            path = home() / "results" / "README.md"
+            path = checkout() / "results" / "README.md"
             with atomic(path) as temporary:
                 temporary.write_text(readme(path.read_text(encoding="utf-8"), reference), encoding="utf-8")
         case _:

@@ -80,8 +80,8 @@ class Notebook:
             import distributed  # noqa: F401
             import nbformat
             import papermill  # noqa: F401
-        except ImportError:
-            raise ConfigError("notebooks need papermill, ipykernel and Dask: pip install 'hatlab[notebooks]'") from None
+        except ImportError as error:
+            raise ConfigError(f"notebooks need {error.name}, which is missing: install hatlab's dependencies") from None
         path = Path(path)
         try:
             text = path.read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ from hatlab.config import ConfigError, nearest
 from hatlab.support.artifacts import MANIFEST, publish
 from hatlab.support.files import atomic
 from hatlab.support.pace import format_seconds
-from hatlab.support.paths import home, results_root
+from hatlab.support.paths import notebooks, results_root
 from hatlab.support.provenance import now
 from hatlab.support.values import read_yaml
 
@@ -142,11 +142,11 @@ def plan(profile: str, only: Sequence[str], parameters: Mapping[str, Any]) -> li
 
 def _profile(name: str) -> dict[str, Any]:
     """Return figure -> entry of a profile in figures.yaml."""
-    path = home() / "notebooks" / "figures.yaml"
+    path = notebooks() / "figures.yaml"
     try:
         profiles = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist: run this in a checkout of hatlab, where the notebooks are") from None
+        raise ConfigError(f"{path} does not exist: hatlab's checkout and wheel have it, this copy has not") from None
     except ValueError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from None
     if name not in profiles:
@@ -173,7 +173,7 @@ def _jobs(profile: str, figures: Mapping[str, Any], only: Sequence[str], paramet
     jobs = []
     for figure, entry in figures.items():
         if not only or figure in only:
-            notebook = Notebook.read(home() / "notebooks" / entry["notebook"])
+            notebook = Notebook.read(notebooks() / entry["notebook"])
             given = {**(entry.get("parameters") or {}), **parameters}
             marks = {name: bool(entry.get(name, False)) for name in ("again", "portable")}
             jobs.append(Job(profile, figure, notebook, given, **marks))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from filelock import FileLock
 
 from hatlab.support.files import atomic, write_json, write_table
-from hatlab.support.paths import RUN, home, results_root
+from hatlab.support.paths import RUN, notebooks, results_root
 from hatlab.support.provenance import checksum, environment, now
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def save(
         earlier = _saved_before(folder)
         written, problems = _write(writers)
         notebook = notebook or earlier.get("notebook", {}).get("name", "")
-        source = home() / "notebooks" / notebook
+        source = notebooks() / notebook
         data = {file: value for run in runs for file, value in run.manifest["data"].items()}
         manifest = {
             "figure": name,

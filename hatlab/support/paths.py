@@ -1,4 +1,8 @@
-"""Where files are found and put. Two environment variables move them: HATLAB_DATA and HATLAB_RESULTS."""
+"""Where files are found and put. Two environment variables move them: HATLAB_DATA and HATLAB_RESULTS.
+
+hatlab runs from a checkout, of which it is a folder (an editable install, too), or installed from a wheel, which holds
+a copy of the checkout's notebooks.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,36 @@ import os
 from pathlib import Path
 from typing import Final
 
-__all__ = ["RUN", "cache_root", "data_roots", "home", "results_root"]
+from hatlab.config import ConfigError
+
+__all__ = ["RUN", "cache_root", "checkout", "data_roots", "home", "notebooks", "results_root"]
 
 RUN: Final = "HATLAB_NOTEBOOK_RUN"  # names the run in the environment of its kernel and of all that the kernel starts
+PACKAGE: Final = Path(__file__).resolve().parent.parent
+
+
+def checkout() -> Path:
+    """Return the checkout that the package was imported from.
+
+    Raises:
+        ConfigError: it was imported from elsewhere.
+    """
+    if not _is_in_checkout():
+        raise ConfigError(
+            f"this needs a checkout of hatlab, and hatlab was imported from {PACKAGE}, which is not in one: "
+            "install the checkout with pip install --editable"
+        )
+    return PACKAGE.parent
 
 
 def home() -> Path:
     """Return the checkout that the package was imported from, or the current folder if it was installed."""
-    checkout = Path(__file__).resolve().parent.parent.parent
-    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+    return PACKAGE.parent if _is_in_checkout() else Path.cwd()
+
+
+def notebooks() -> Path:
+    """Return the folder of hatlab's own notebooks and of `figures.yaml`: the checkout's, or the copy in the wheel."""
+    return (PACKAGE.parent if _is_in_checkout() else PACKAGE) / "notebooks"
 
 
 def cache_root() -> Path:
@@ -36,3 +61,8 @@ def results_root() -> Path:
     """Return the folder that runs are recorded in: $HATLAB_RESULTS, or `home()/results`."""
     given = os.environ.get("HATLAB_RESULTS")
     return Path(given).expanduser() if given else home() / "results"
+
+
+def _is_in_checkout() -> bool:
+    # some packages put a pyproject.toml beside what is installed; only the wheel has notebooks in the package
+    return (PACKAGE.parent / "pyproject.toml").is_file() and not (PACKAGE / "notebooks").is_dir()

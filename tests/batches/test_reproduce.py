@@ -66,7 +66,7 @@ def checkout(tmp_path, monkeypatch):
         nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "toy.ipynb")
         return folder.parent
 
-    monkeypatch.setattr(module, "home", lambda: folder.parent)
+    monkeypatch.setattr(module, "notebooks", lambda: folder)
     write("pass")
     return write
 
@@ -139,9 +139,11 @@ def test_values_replace_those_of_the_profile(checkout):
 
 
 def test_without_notebooks_the_error_says_where_they_were_looked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "home", lambda: tmp_path)
-    with pytest.raises(ConfigError, match=r"figures.yaml does not exist: run this in a checkout"):
+    monkeypatch.setattr(module, "notebooks", lambda: tmp_path)
+    with pytest.raises(ConfigError) as raised:
         plan("quick", [], {})
+    missing = tmp_path / "figures.yaml"
+    assert str(raised.value) == f"{missing} does not exist: hatlab's checkout and wheel have it, this copy has not"
 
 
 def test_the_kernel_is_this_python_and_its_outcome_lies_in_the_figures_folder(checkout, tmp_path, capsys, monkeypatch):
@@ -315,7 +317,8 @@ def test_ctrl_c_stops_the_kernel_too_and_keeps_what_is_done(checkout, tmp_path, 
         "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys\nfrom pathlib import Path\n"
         "from hatlab.batches import reproduce, runner; from hatlab.cli import main as cli\n"
-        f"reproduce.home = lambda: Path({str(root)!r})\nrunner.STOP_SECONDS = {1 if stubborn else 30}\n"
+        f"reproduce.notebooks = lambda: Path({str(root / 'notebooks')!r})\n"
+        f"runner.STOP_SECONDS = {1 if stubborn else 30}\n"
         "cli.main()"
     )
     arguments = ["reproduce", "--profile", "toy", "--workers", "2", "--results", str(tmp_path)]

@@ -1,18 +1,45 @@
+import re
 from pathlib import Path
 
 import pytest
 
+from hatlab.config import ConfigError
 from hatlab.support import paths
 
-
-def test_home_is_the_checkout():
-    assert paths.home() == Path(__file__).resolve().parent.parent.parent
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
 
-def test_home_of_an_installed_package_is_the_current_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "__file__", str(tmp_path / "site-packages" / "hatlab" / "support" / "paths.py"))
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """A package that was installed without notebooks, and a current folder elsewhere."""
+    package, current = tmp_path / "site-packages" / "hatlab", tmp_path / "current"
+    package.mkdir(parents=True)
+    current.mkdir()
+    monkeypatch.setattr(paths, "PACKAGE", package)
+    monkeypatch.chdir(current)
+    return package
+
+
+def test_home_and_notebooks_are_the_checkouts():
+    assert paths.home() == paths.checkout() == CHECKOUT
+    assert paths.notebooks() == CHECKOUT / "notebooks"
+
+
+def test_home_of_an_installed_package_is_the_current_folder(installed):
     assert paths.home() == Path.cwd()
+    assert paths.notebooks() == installed / "notebooks"
+
+
+def test_a_pyproject_beside_an_installed_package_makes_no_checkout(installed):
+    (installed.parent / "pyproject.toml").touch()
+    (installed / "notebooks").mkdir()
+    assert paths.home() == Path.cwd()
+    assert paths.notebooks() == installed / "notebooks"
+
+
+def test_what_needs_a_checkout_says_where_the_package_is(installed):
+    with pytest.raises(ConfigError, match=rf"hatlab was imported from {re.escape(str(installed))}, which is not in"):
+        paths.checkout()
 
 
 def test_data_are_looked_for_in_hatlab_data_first(tmp_path, monkeypatch):
