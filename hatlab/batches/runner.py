@@ -22,8 +22,8 @@ from hatlab.batches.notebook import Notebook
 from hatlab.batches.processes import end_marked, memory
 from hatlab.config import ConfigError
 from hatlab.support.artifacts import complete
+from hatlab.support.console import PROGRESS_FILE
 from hatlab.support.paths import RUN
-from hatlab.support.progress import PROGRESS_FILE
 from hatlab.support.provenance import checksum, now
 
 __all__ = ["Assignment", "perform", "request_stop"]
