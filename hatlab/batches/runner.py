@@ -1,8 +1,7 @@
 """One run of a notebook in a batch: from its lock to its status.
 
 `perform` is called in a thread of a worker, in this process or anywhere else that sees the same results folder. It
-believes nothing that the notebook says of itself: the status is written here, from what became of the kernel, the
-manifest and the artifacts.
+writes the status from the end of the kernel's process, the manifest and the artifacts, whatever the notebook writes.
 """
 
 from __future__ import annotations
@@ -264,7 +263,7 @@ class _Watch:
                 return self.status
             except OSError as problem:  # a disk that is full, or cannot be written for a while
                 if time.monotonic() > deadline:
-                    # what whoever looks at the disk will find
+                    # which is what the files say to whoever reads them
                     why = f"its status could not be written ({problem.strerror or problem}); it would be: {state}"
                     return replace(self.status, state="killed", reason=why)
                 time.sleep(1)
