@@ -39,9 +39,9 @@ from hatlab.analysis import summary
 from hatlab.batches.notebook import Notebook
 from hatlab.config import ConfigError, RunConfig
 from hatlab.data.datasets import DatasetError
+from hatlab.support.console import ConsoleProgress
 from hatlab.support.files import atomic, write_json
 from hatlab.support.paths import checkout, results_root
-from hatlab.support.progress import ConsoleProgress
 from hatlab.support.provenance import environment
 from hatlab.support.values import read_yaml
 from hatlab.training.records import Record

@@ -6,6 +6,7 @@ Where each stands is on the disk (`ledger`), so a batch that was stopped, by wha
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import time
@@ -13,16 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from hatlab.batches.cluster import Scheduler, Threads, Workers, cores
+from hatlab.batches.cluster import Limits, Scheduler, Threads, cores
 from hatlab.batches.ledger import Entry, NotebookRun, State, Status
-from hatlab.batches.limits import Limits
 from hatlab.batches.notebook import Notebook
 from hatlab.batches.plans import Batch, Planned, find, names, plan
 from hatlab.batches.runner import Assignment
 from hatlab.batches.view import Display
 from hatlab.support.provenance import now
 
-__all__ = ["Batch", "Planned", "batch", "carry_out", "default_workers", "find", "names", "plan"]
+__all__ = ["Batch", "Limits", "Planned", "batch", "carry_out", "default_workers", "find", "names", "plan"]
 
 STOP_SECONDS: Final = 20.0  # for kernels that were asked to end
 
@@ -74,26 +74,19 @@ def batch(
         ClusterError: no scheduler answers, or it is lost; runs that workers have begun end there.
         KeyboardInterrupt: after the kernels have ended; what is not done is queued for the next call.
     """
+    # what is wrong with them is said before anything is planned
+    limits = Limits(workers, scheduler, resources, retries, timeout, memory)
     source, here = Notebook.read(notebook), scheduler is None
-    Limits(workers, scheduler, resources, retries, timeout, memory)  # says what is wrong with them before it plans
     planned = plan(source, grid, parameters=parameters, over=over, name=name, results=results, inputs=inputs, here=here)
-    carry_out(
-        planned, [source], workers=workers, scheduler=scheduler, resources=resources, retries=retries, timeout=timeout,
-        memory=memory, display=display,
-    )  # fmt: skip
+    carry_out(planned, [source], limits, display=display)
     return planned
 
 
 def carry_out(
     planned: Batch,
     notebooks: Sequence[Notebook],
+    limits: Limits | None = None,
     *,
-    workers: int | None = None,
-    scheduler: str | None = None,
-    resources: Mapping[str, float] | None = None,
-    retries: int = 0,
-    timeout: float | None = None,
-    memory: int | str | None = None,
     display: Display | None = None,
     ended: Ended | None = None,
     environments: Mapping[str, Mapping[str, str]] | None = None,
@@ -103,14 +96,15 @@ def carry_out(
     Args:
         planned: the plan, which is written to its folder.
         notebooks: the notebooks of its runs, as they were when it was made.
+        limits: what the runs may take.
         ended: told of each run that has ended and how: first of those that were done before, then of each when it ends.
         environments: run id -> variables of its kernel, over those that all have.
 
     Raises:
-        ConfigError, ClusterError, KeyboardInterrupt: as `batch`.
+        ClusterError, KeyboardInterrupt: as `batch`.
     """
-    limits, sources = Limits(workers, scheduler, resources, retries, timeout, memory), planned.save(notebooks)
-    looked = planned.look()
+    limits = limits or Limits()
+    sources, looked = planned.save(notebooks), planned.look()
     todo = [item.run for item in looked if not item.done]
     with display or Display() as shown:
         for warning in planned.warnings:
@@ -123,70 +117,60 @@ def carry_out(
             return
         for run in todo:
             _queue(planned.entry(run), run)
-        threads = min(workers or default_workers(todo), len(todo))
-        with Scheduler(scheduler, resources) if scheduler else Threads(threads) as cluster:
-            shown.note(cluster.describe())
-            call, environment = secrets.token_hex(4), {**cluster.environment, **_environment(planned)}
-            limit = limits.bytes or cluster.memory
-            pending = {}
+        threads = min(limits.workers or default_workers(todo), len(todo))
+        with Scheduler(limits.scheduler, limits.resources) if limits.scheduler else Threads(threads) as workers:
+            shown.note(str(workers))
+            call = _Call(planned, workers, shown, ended)
             for run in todo:
-                own = {**({} if scheduler else shown.environment(run)), **(environments or {}).get(run.run_id, {})}
-                job = Assignment(
-                    run, sources[run.source], planned.results, Path.cwd(), call, {**environment, **own}, retries,
-                    timeout, limit,
-                )  # fmt: skip
-                pending[cluster.submit(job)] = run
-
-            def tell(run: NotebookRun, status: Status) -> None:
-                shown.ended(run, status)
-                if ended is not None:
-                    ended(run, status)
-
-            _watch(planned, pending, call, cluster, shown, tell)
+                told = {} if limits.scheduler else shown.environment(run)
+                call.submit(run, sources[run.source], limits, {**told, **(environments or {}).get(run.run_id, {})})
+            call.watch()
 
 
-def _environment(planned: Batch) -> dict[str, str]:
-    """Return the variables that kernels get over those of their workers."""
-    environment = {"HATLAB_RESULTS": str(planned.results)}
-    if "HATLAB_DATA" in os.environ:
-        environment["HATLAB_DATA"] = str(Path(os.environ["HATLAB_DATA"]).expanduser().absolute())
-    return environment
+class _Call:
+    """The runs of one call of `batch` that are not done yet, handed to workers."""
 
+    def __init__(self, planned: Batch, workers: Threads | Scheduler, shown: Display, ended: Ended | None) -> None:
+        self.planned, self.workers, self.shown, self.ended = planned, workers, shown, ended
+        self.name = secrets.token_hex(4)
+        self.pending: dict[Any, NotebookRun] = {}  # future -> run
+        self.environment = {**workers.environment, "HATLAB_RESULTS": str(planned.results)}
+        if "HATLAB_DATA" in os.environ:
+            self.environment["HATLAB_DATA"] = str(Path(os.environ["HATLAB_DATA"]).expanduser().absolute())
 
-def _watch(
-    planned: Batch, pending: dict[Any, NotebookRun], call: str, cluster: Workers, shown: Display, ended: Ended
-) -> None:
-    """Follow the runs to their ends; at Ctrl-C have their kernels ended first."""
-    try:
-        _follow(planned, pending, cluster, shown, ended)
-    except KeyboardInterrupt:
-        shown.note("stopping: kernels are interrupted (Ctrl-C again: killed)")
+    def submit(self, run: NotebookRun, notebook: Path, limits: Limits, environment: Mapping[str, str]) -> None:
+        job = Assignment(
+            run, notebook, self.planned.results, Path.cwd(), self.name, {**self.environment, **environment},
+            limits.retries, limits.timeout, limits.bytes or self.workers.memory,
+        )  # fmt: skip
+        self.pending[self.workers.submit(job)] = run
+
+    def watch(self) -> None:
+        """Follow the runs to their ends; at Ctrl-C have their kernels ended first."""
         try:
-            cluster.stop(call)
-            _follow(planned, pending, cluster, shown, ended, STOP_SECONDS)
+            self._follow()
         except KeyboardInterrupt:
-            cluster.stop(call, now=True)
-            _follow(planned, pending, cluster, shown, ended, STOP_SECONDS)
-        raise
+            self.shown.note("stopping: kernels are interrupted (Ctrl-C again: killed)")
+            try:
+                self.workers.stop(self.name)
+                self._follow(STOP_SECONDS)
+            except KeyboardInterrupt:
+                self.workers.stop(self.name, now=True)
+                self._follow(STOP_SECONDS)
+            raise
 
-
-def _follow(
-    planned: Batch,
-    pending: dict[Any, NotebookRun],
-    cluster: Workers,
-    shown: Display,
-    ended: Ended,
-    seconds: float | None = None,
-) -> None:
-    """Take what ends out of `pending` until nothing is left, or for so many seconds."""
-    deadline = None if seconds is None else time.monotonic() + seconds
-    while pending and (deadline is None or time.monotonic() < deadline):
-        for future in [future for future in pending if future.done()]:
-            run = pending.pop(future)
-            outcome = cluster.outcome(future)
-            ended(run, outcome if isinstance(outcome, Status) else _settle(planned.entry(run), *outcome))
-        shown.tick()
-        time.sleep(0.1)
+    def _follow(self, seconds: float = math.inf) -> None:
+        """Take what ends out of `pending` until nothing is left, or for so many seconds."""
+        deadline = time.monotonic() + seconds
+        while self.pending and time.monotonic() < deadline:
+            for future in [future for future in self.pending if future.done()]:
+                run, outcome = self.pending.pop(future), self.workers.outcome(future)
+                status = outcome if isinstance(outcome, Status) else _settle(self.planned.entry(run), *outcome)
+                self.shown.ended(run, status)
+                if self.ended is not None:
+                    self.ended(run, status)
+            self.shown.tick()
+            time.sleep(0.1)
 
 
 def _queue(entry: Entry, run: NotebookRun) -> None:

@@ -28,7 +28,7 @@ def runs_of(
 
     Args:
         wanted: notebooks, and the parameters that are to be set.
-        here: as for `plan`.
+        here: whether the runs are made on this machine, so that their device has to be there.
         images: False if no image is to be read for it: what depends on them is not checked, and `data` is empty.
         inputs: file -> checksum of what they depend on beside the modules that they import.
 
@@ -44,14 +44,10 @@ def runs_of(
     for notebook, point in wanted:
         try:
             values = notebook.check(point)
+            data = checks.data(notebook, values) if images else {}
         except ConfigError as error:  # one line for each parameter
             for problem in str(error).splitlines():
                 problems.setdefault(problem, {})[notebook.name] = None
-            continue
-        try:
-            data = checks.data(notebook, values) if images else {}
-        except ConfigError as error:
-            problems.setdefault(str(error), {})[notebook.name] = None
             continue
         given = {name: values[name] for name in point}
         modules, packages = imported[notebook]
@@ -83,18 +79,6 @@ class _Checks:
         self.loaded: dict[str, Any] = {}  # names -> data sets, or why there are none
         self.networks: set[str] = set()
 
-    def sets(self, names: str) -> Any:
-        from hatlab.data.datasets import load_all
-
-        if names not in self.loaded:
-            try:
-                self.loaded[names] = load_all(names)
-            except ConfigError as error:  # a download is tried once
-                self.loaded[names] = error
-        if isinstance(found := self.loaded[names], ConfigError):
-            raise found
-        return found
-
     def data(self, notebook: Notebook, values: Mapping[str, Any]) -> dict[str, str]:
         """Return file -> checksum of the images that the parameters name.
 
@@ -111,9 +95,21 @@ class _Checks:
         from hatlab.data.tasks import make_sequence
         from hatlab.training.jobs import check_network
 
-        sets = self.sets(config.dataset)
+        sets = self._sets(config.dataset)
         alike = config.replace(seed=RunConfig().seed, c=RunConfig().c)
         if alike.run_id not in self.networks:
             check_network(config, make_sequence(config, sets))
             self.networks.add(alike.run_id)
         return {file: value for data in sets for file, value in data.checksums.items()}
+
+    def _sets(self, names: str) -> Any:
+        from hatlab.data.datasets import load_all
+
+        if names not in self.loaded:
+            try:
+                self.loaded[names] = load_all(names)
+            except ConfigError as error:  # a download is tried once
+                self.loaded[names] = error
+        if isinstance(found := self.loaded[names], ConfigError):
+            raise found
+        return found

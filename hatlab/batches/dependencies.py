@@ -33,7 +33,7 @@ __all__ = ["as_of_now", "changes", "dependencies", "named"]
 HERE: Final = Path(__file__).parent.parent
 INSTALLED: Final = {"site-packages", "dist-packages"}
 LIBRARY: Final = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
-EXTEND: Final = ("sys.path.append", "sys.path.insert", "os.chdir")  # with what a notebook says where modules are
+EXTEND: Final = ("sys.path.append", "sys.path.insert", "os.chdir")  # calls that change where modules are found
 LINE_MAGIC, CELL_MAGIC = "get_ipython().run_line_magic", "get_ipython().run_cell_magic"
 BY_NAME: Final = ("importlib.import_module", "import_module", "__import__")
 

@@ -1,9 +1,8 @@
 """One notebook in a kernel of its own: started, executed by nbclient, interrupted or killed, its failure recorded.
 
 The kernel is a process of this same Python, whatever kernels are registered on the machine, in a process group of its
-own, and is spoken to through sockets in a private folder. What the kernel says of itself is not believed where the
-operating system knows better: a kernel that is gone, by whatever way, has failed, and so has a notebook of which a cell
-was never run.
+own, and is spoken to through sockets in a private folder. A kernel whose process is gone has failed, whatever it has
+answered, and so has a notebook of which a cell was never run.
 """
 
 from __future__ import annotations

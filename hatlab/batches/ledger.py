@@ -1,4 +1,4 @@
-"""What is on the disk about the runs of notebooks, and whether it can be believed.
+"""The records of notebook runs on the disk, each checked when it is read.
 
 A run of a notebook is a folder, `<results>/notebooks/<run id>`, named by the hash of all that its outcome depends on:
 
@@ -7,9 +7,9 @@ A run of a notebook is a folder, `<results>/notebooks/<run id>`, named by the ha
     manifest.json   what it left: every artifact with its checksum
     ...             the artifacts: the executed copy, figures, tables
 
-A run is done when its status says so, its manifest is the one that the status vouches for, and every artifact is there
-and has its checksum. Who runs it holds its lock, which the operating system releases when its holder is killed: a run
-whose status says that it is running, and whose lock is free, was killed.
+A run is done when its status says so, its manifest has the checksum that the status names, and every artifact has the
+checksum that the manifest names. Whoever runs it holds its lock, which the operating system releases when its holder is
+killed: a run whose status says "running" and whose lock is free was killed.
 """
 
 from __future__ import annotations
@@ -167,8 +167,8 @@ class Entry:
         return _read(self.folder / "status.json", Status)
 
     def status(self) -> Status:
-        """Return where the run stands in truth: a done run with a damaged outcome is stale, a running one that nobody
-        runs was killed, one that was never started is queued."""
+        """Return where the run stands by its files and its lock: a done run with a damaged outcome is stale, a running
+        one that nobody runs was killed, one that was never started is queued."""
         status = self.written()
         if status is None:
             damaged = (self.folder / "status.json").exists()

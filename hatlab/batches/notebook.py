@@ -1,7 +1,7 @@
 """A notebook as something that takes parameters: their names, types and defaults stand in its cell tagged `parameters`.
 
-Values are held against the cell's annotations and, where a parameter is named for a field of `RunConfig`, against the
-field's bounds, before a kernel starts. Nothing in a notebook is run for that.
+Values are compared with the cell's annotations and, where a parameter is named for a field of `RunConfig`, with the
+field's bounds, before a kernel starts. Nothing in a notebook is run for that, its annotations included.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, Union
 
 from pydantic import TypeAdapter, ValidationError
 
-from hatlab.batches.annotations import ALLOWED, type_of
 from hatlab.config import ConfigError, RunConfig, nearest
 
 __all__ = ["PLACE", "SAVE", "Notebook", "Parameter", "parsed", "without_magics"]
@@ -27,8 +26,12 @@ __all__ = ["PLACE", "SAVE", "Notebook", "Parameter", "parsed", "without_magics"]
 # What a notebook is told about where its outcome goes; users say it with options of the command.
 PLACE: Final = ("results", "profile", "figure")
 SAVE: Final = f"artifacts.save(figure, ..., profile=profile, results=results), with {', '.join(PLACE)} as parameters"
+SAVING: Final = ("artifacts.save", "hatlab.support.artifacts.save")
 LONGEST: Final = 100_000  # characters of a cell of parameters
 LARGEST: Final = 4096  # bits of a whole number
+PLAIN: Final[dict[str, Any]] = {kind.__name__: kind for kind in (bool, int, float, str, list, dict)} | {"Any": Any}
+ALLOWED: Final = f"{', '.join(PLAIN)}, as in list[float], int | None or Literal['a', 'b']"
+DEEPEST: Final = 20  # types within types
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ class Notebook:
         except (ValueError, TypeError, RecursionError):
             raise ConfigError(f"{where}: the default of {name} is not a plain value") from None
         try:
-            adapter = TypeAdapter(type_of(line.annotation))
+            adapter = TypeAdapter(_type_of(line.annotation))
         except ValueError:
             raise ConfigError(
                 f"{where}: {kind} is not a type that a parameter can have; allowed are {ALLOWED}"
@@ -173,10 +176,7 @@ class Notebook:
         found = []
         for number, tree in self.code:
             for call in ast.walk(tree):
-                if isinstance(call, ast.Call) and _unparsed(call.func) in (
-                    "artifacts.save",
-                    "hatlab.support.artifacts.save",
-                ):
+                if isinstance(call, ast.Call) and _unparsed(call.func) in SAVING:
                     given = {word.arg: word.value for word in call.keywords}
                     given |= {"name": call.args[0]} if call.args else {}
                     fixed = [name for name in ("name", "profile") if isinstance(given.get(name), ast.Constant)]
@@ -239,6 +239,45 @@ class Notebook:
     def names_data(self, values: Mapping[str, Any]) -> bool:
         """Whether the parameters say which images are used."""
         return "dataset" in values or "dataset" in _others(values)
+
+
+def _type_of(node: ast.expr, depth: int = 0) -> Any:
+    """Return the type that an annotation names, built without evaluating any of it.
+
+    Raises:
+        ValueError: it is none of `ALLOWED`, such as text in quotes or a call, or more than `DEEPEST` types deep.
+    """
+    if depth > DEEPEST:
+        raise ValueError("types within types within types")
+    match node:
+        case ast.Name(id=name) if name in PLAIN:
+            return PLAIN[name]
+        case ast.Constant(value=None):
+            return None
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return Union[_type_of(left, depth + 1), _type_of(right, depth + 1)]  # noqa: UP007  two Nones have no |
+        case ast.Subscript(value=ast.Name(id=name), slice=inside):
+            items = inside.elts if isinstance(inside, ast.Tuple) else [inside]
+            if name == "Literal" and items:
+                return Literal[tuple(map(_constant, items))]
+            types = tuple(_type_of(item, depth + 1) for item in items)
+            match name, len(types):
+                case "list", 1:
+                    return list[types]  # type: ignore[valid-type]
+                case "dict", 2:
+                    return dict[types]  # type: ignore[valid-type, misc]
+                case "Optional", 1:
+                    return Union[types[0], None]  # noqa: UP007
+                case "Union", n if n:
+                    return Union[types]  # noqa: UP007
+    raise ValueError("not a plain type")
+
+
+def _constant(node: ast.expr) -> Any:
+    value = ast.literal_eval(node)
+    if not (value is None or isinstance(value, bool | int | str)):
+        raise ValueError("a literal is text, a whole number, true, false or none")
+    return value
 
 
 def _others(values: Mapping[str, Any]) -> dict[str, Any]:

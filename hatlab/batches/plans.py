@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -96,7 +97,7 @@ class Batch:
     @property
     def done(self) -> bool:
         """Whether all runs are done, now."""
-        return all(self.entry(run).status().state == "done" for run in self.runs)
+        return all(status.state == "done" for status in self.statuses().values())
 
     def save(self, notebooks: Iterable[Notebook] = ()) -> dict[str, Path]:
         """Write the plan, and beside it the notebooks as they are now; return the checksum of each -> its file."""
@@ -113,24 +114,22 @@ class Batch:
 
     def look(self) -> list[Planned]:
         """Return each run with its status, and the reason why it is to be made if it is not done."""
-        earlier: dict[tuple[str, str], list[NotebookRun]] = {}
+        earlier = defaultdict(list)
         for entry in entries(self.results):
             if (run := entry.read_run()) is not None:
-                earlier.setdefault((run.notebook, _parameters(run)), []).append(run)
-        found = []
-        for run in self.runs:
-            status = self.entry(run).status()
-            alike = earlier.get((run.notebook, _parameters(run)), [])
-            others = [other for other in alike if other.run_id != run.run_id]
-            found.append(Planned(run, status, _why(run, status, others, self.results)))
-        return found
+                earlier[run.notebook, _parameters(run)].append(run)
+        found = [(run, self.entry(run).status()) for run in self.runs]
+        return [
+            Planned(run, status, _why(run, status, earlier[run.notebook, _parameters(run)], self.results))
+            for run, status in found
+        ]
 
 
 def _parameters(run: NotebookRun) -> str:
     return json.dumps(run.values, sort_keys=True)
 
 
-def _why(run: NotebookRun, status: Status, others: Sequence[NotebookRun], results: Path) -> str:
+def _why(run: NotebookRun, status: Status, alike: Sequence[NotebookRun], results: Path) -> str:
     if status.state == "done":
         return ""
     if status.state == "stale":
@@ -139,7 +138,8 @@ def _why(run: NotebookRun, status: Status, others: Sequence[NotebookRun], result
         return f"running on {status.host}"
     if status.state != "queued":
         return f"{status.state} before: {status.reason.splitlines()[0] if status.reason else ''}"
-    done = [(s.ended, other) for other in others if (s := Entry(results, other.run_id).status()).state == "done"]
+    others = [(other, Entry(results, other.run_id).status()) for other in alike if other.run_id != run.run_id]
+    done = [(status.ended, other) for other, status in others if status.state == "done"]
     if not done:
         return status.reason or "new"
     before = max(done, key=lambda pair: pair[0])[1]
@@ -161,7 +161,7 @@ def plan(
 
     Args:
         notebook, grid, parameters, over, name, results, inputs: as for `batch`.
-        here: whether the runs are made on this machine, so that their device has to be there.
+        here: as for `runs_of`.
 
     Raises:
         ConfigError: naming everything that is wrong with the runs, each problem once; a name that another batch has.
@@ -205,8 +205,7 @@ def _check_earlier(planned: Batch) -> None:
     except ConfigError:  # there is none, or it cannot be read
         return
     keys = {key for run in planned.runs for key in _keys(run)}
-    lost = [run for run in earlier.runs if not keys.intersection(_keys(run))]
-    if lost:
+    if lost := [run for run in earlier.runs if not keys.intersection(_keys(run))]:
         raise ConfigError(
             f"name = '{planned.name}' belongs to a batch of {earlier.notebook} with runs that are not among these "
             f"{len(planned.runs)} of {planned.notebook}: {len(lost)} of {len(earlier.runs)}, the first with "

@@ -21,7 +21,7 @@ from hatlab.support.tables import scalar
 
 __all__ = ["capacity_figures", "failures", "runs", "timeline", "versions"]
 
-# told apart by shade and by hatching, so in grey print, too
+# differ in shade and in hatching, so that they can be told apart in grey print
 LOOKS: Final[dict[str, dict[str, Any]]] = {
     "done": {"color": "#31688e"},
     "failed": {"color": "#fde725", "hatch": "////"},

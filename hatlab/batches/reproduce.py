@@ -19,8 +19,8 @@ from hatlab.batches.notebook import Notebook
 from hatlab.config import ConfigError, nearest
 from hatlab.support.artifacts import MANIFEST, publish
 from hatlab.support.files import atomic
-from hatlab.support.pace import format_seconds
 from hatlab.support.paths import notebooks, results_root
+from hatlab.support.progress import format_seconds
 from hatlab.support.provenance import now
 from hatlab.support.values import read_yaml
 
@@ -116,7 +116,7 @@ def reproduce(
     batches.carry_out(
         planned,
         [job.notebook for job in jobs],
-        workers=workers,
+        batches.Limits(workers),
         display=shown,
         ended=outcomes.take,
         environments={run.run_id: alike for job, run in paired if job.portable},

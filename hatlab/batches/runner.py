@@ -1,8 +1,7 @@
 """One run of a notebook in a batch: from its lock to its status.
 
 `perform` is called in a thread of a worker, in this process or anywhere else that sees the same results folder. It
-believes nothing that the notebook says of itself: the status is written here, from what became of the kernel, the
-manifest and the artifacts.
+writes the status from the end of the kernel's process, the manifest and the artifacts, whatever the notebook writes.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from hatlab.batches.notebook import Notebook
 from hatlab.batches.processes import end_marked, memory
 from hatlab.config import ConfigError
 from hatlab.support.artifacts import complete
+from hatlab.support.console import PROGRESS_FILE
 from hatlab.support.paths import RUN
-from hatlab.support.progress import PROGRESS_FILE
 from hatlab.support.provenance import checksum, now
 
 __all__ = ["Assignment", "perform", "request_stop"]
@@ -264,7 +263,7 @@ class _Watch:
                 return self.status
             except OSError as problem:  # a disk that is full, or cannot be written for a while
                 if time.monotonic() > deadline:
-                    # what whoever looks at the disk will find
+                    # which is what the files say to whoever reads them
                     why = f"its status could not be written ({problem.strerror or problem}); it would be: {state}"
                     return replace(self.status, state="killed", reason=why)
                 time.sleep(1)

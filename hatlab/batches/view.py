@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 import tempfile
@@ -23,9 +22,8 @@ from rich.text import Text
 
 from hatlab.batches.ledger import Entry, NotebookRun, State, Status, entries
 from hatlab.batches.plans import Batch, Planned
-from hatlab.batches.snapshot import Glance
-from hatlab.support.pace import format_seconds
-from hatlab.support.progress import PROGRESS_FILE, in_notebook
+from hatlab.support.console import PROGRESS_FILE, in_notebook
+from hatlab.support.progress import Eta, Replay, format_seconds
 from hatlab.support.streams import Tolerant
 
 __all__ = ["Display", "Watch", "as_json", "console", "estimate", "one_line", "table"]
@@ -131,7 +129,7 @@ class Display:
         self._live: Live | None = None
         self._stack = ExitStack()
         self._events: Path | None = None  # where kernels on this machine tell of their training
-        self._glances: dict[str, Glance] = {}
+        self._training: dict[str, tuple[Replay, Eta]] = {}  # of the runs under way
         self._looked = self.started = time.monotonic()
         self._told = 0
         self._seconds, self._timed = 0.0, 0  # of the runs that were done in this call
@@ -165,7 +163,8 @@ class Display:
         if self._events is None:
             return {}
         path = self._events / f"{run.run_id}.jsonl"
-        self._glances[run.run_id] = Glance(path)
+        eta = Eta()
+        self._training[run.run_id] = Replay(path, eta), eta
         return {PROGRESS_FILE: str(path)}
 
     def note(self, text: str) -> None:
@@ -175,7 +174,7 @@ class Display:
         """A run has ended, in whatever state."""
         assert self._watch is not None
         self._watch.take(run.run_id, status)
-        self._glances.pop(run.run_id, None)
+        self._training.pop(run.run_id, None)
         if status.state == "done":
             self._seconds, self._timed = self._seconds + status.seconds, self._timed + 1
         if status.state != "queued" and (status.state != "done" or status.reason):
@@ -217,8 +216,10 @@ class Display:
             status = watch.statuses[run_id]
             line.append(f"\n  {_name(watch.batch, watch.runs[run_id])}  cell {status.cell}/{status.n_cells}  ", "cyan")
             line.append(format_seconds(status.elapsed))
-            if run_id in self._glances and (training := self._glances[run_id].text()):
-                line.append(f"  {training}", "cyan")
+            if run_id in self._training:
+                replay, eta = self._training[run_id]
+                replay.go_on()
+                line.append(f"  {eta.summary()}".rstrip(), "cyan")
         if len(running) > most:
             line.append(f"\n  and {len(running) - most} more")
         return line
@@ -306,17 +307,7 @@ def as_json(batch: Batch, statuses: Mapping[str, Status]) -> str:
     ]
     states = Counter(status.state for status in statuses.values())
     content = {"batch": batch.name, "notebook": batch.notebook, "counts": dict(states), "runs": runs}
-    return json.dumps(_strict(content), indent=1, sort_keys=True, allow_nan=False)
-
-
-def _strict(content: Any) -> Any:
-    if isinstance(content, Mapping):
-        return {name: _strict(value) for name, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_strict(value) for value in content]
-    if isinstance(content, float) and not math.isfinite(content):
-        return json.dumps(content)
-    return content
+    return json.dumps(json.loads(json.dumps(content), parse_constant=str), indent=1, sort_keys=True)
 
 
 def estimate(batch: Batch, todo: int, workers: int) -> str:

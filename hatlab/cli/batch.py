@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from hatlab.batches.limits import Limits
-from hatlab.cli.options import pair, results_option
+from hatlab.cli.options import each_once, results_option
 from hatlab.config import ConfigError
 from hatlab.support.values import values
 
@@ -43,27 +42,24 @@ def end_at_sigterm() -> None:
 
 def _lists(ctx: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, list[Any]]:
     """Read name=values pairs: one value or several with commas between them, a..b for whole numbers."""
-    found: dict[str, list[Any]] = {}
-    for text in texts:
-        name, given = pair(text)
-        if name in found:
-            raise click.BadParameter(f"'{text}' names {name} a second time; its values go together: {name}=1,2")
+
+    def read(given: str, text: str) -> list[Any]:
         try:
-            found[name] = values(given)
+            return values(given)
         except ConfigError as error:
             raise click.BadParameter(f"'{text}': {error}") from None
-    return found
+
+    return each_once(texts, read, "its values go together, as in seed=1,2")
 
 
 def _amounts(ctx: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, float]:
-    found = {}
-    for text in texts:
-        name, given = pair(text)
+    def read(given: str, text: str) -> float:
         try:
-            found[name] = float(given)
+            return float(given)
         except ValueError:
             raise click.BadParameter(f"'{text}': {given!r} is no number") from None
-    return found
+
+    return each_once(texts, read, "a worker has one amount of it")
 
 
 @click.command()
@@ -122,7 +118,7 @@ def batch(
     from hatlab.batches import batches
 
     if dry_run:
-        Limits(**{item.name: options[item.name] for item in dataclasses.fields(Limits)})
+        batches.Limits(**{item.name: options[item.name] for item in dataclasses.fields(batches.Limits)})
         planned = batches.plan(
             notebook, grid, parameters=fixed, over=over, name=options["name"], results=options["results"],
             inputs=options["inputs"], here=options["scheduler"] is None,

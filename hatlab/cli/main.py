@@ -66,7 +66,7 @@ def run(parameters: dict[str, Any], config: Path | None, results: Path | None, d
     given = _given(config, parameters)
 
     from hatlab.analysis import metrics, summary
-    from hatlab.support.progress import default_progress
+    from hatlab.support.console import default_progress
     from hatlab.training import runs
 
     with default_progress() as progress:
@@ -201,7 +201,7 @@ def reproduce(
     device: str | None,
     workers: int | None,
 ) -> None:
-    """Rerun the figures of notebooks/figures.yaml, into results/PROFILE/FIGURE, and hold them against the paper.
+    """Rerun the figures of notebooks/figures.yaml, into results/PROFILE/FIGURE, and compare them with the paper.
 
     The figures are a batch, reproduce-PROFILE: everything is checked before the first notebook starts, what is done is
     kept, Ctrl-C leaves the rest for the same command, `hatlab status` says where it stands. At the end stand the

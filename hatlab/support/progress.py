@@ -1,31 +1,40 @@
-"""What a long run tells while it goes: bars in a terminal, plain lines elsewhere, events in a file.
+"""What a long run tells while it goes, where its runs stand by that, and how long the rest will take.
 
-Training calls the methods of `Progress`. What a display cannot write (a closed pipe, a full disk) is dropped; it never
-stops the training that it shows.
+Training calls the methods of `Progress`; `hatlab.support.console` shows it, `FileProgress` and `Replay` take it to
+another process.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
+import inspect
 import json
 import math
-import os
-import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TextIO, cast
+from typing import Any, Final
 
-from hatlab.support.pace import EPOCH_INTERVAL, Pace, RunPace, format_seconds
-from hatlab.support.streams import Tolerant
+__all__ = ["EPOCH_INTERVAL", "Eta", "FileProgress", "Progress", "Relay", "Replay", "RunEta", "Shared", "format_seconds"]
 
-__all__ = ["ConsoleProgress", "FileProgress", "Progress", "Replay", "Shared", "default_progress", "in_notebook"]
+EPOCH_INTERVAL: Final = 0.1  # seconds; an epoch can last 20 ms, and nobody reads faster
 
-PROGRESS_FILE: Final = "HATLAB_PROGRESS_FILE"
-MANY_RUNS: Final = 20  # whose tasks nobody reads one by one
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration as people say it: "4.2 s", "3 min 20 s", "2 h 05 min"; "?" for what is none."""
+    if not 0 <= seconds < 1e9:
+        return "?"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 class Progress:
@@ -65,199 +74,185 @@ class Progress:
 EVENTS: Final = ("sweep_started", "run_started", "epoch_done", "task_done", "run_done", "note")
 
 
-class ConsoleProgress(Progress):
-    """Live bars where `stream` is a terminal; elsewhere plain lines: one per task, per loaded run, and at the end. Of
-    more than `MANY_RUNS` runs only how many tasks are done, about ten times.
+@dataclass
+class RunEta:
+    """Where one run stands; times are those of the clock of its `Eta`."""
 
-    Args:
-        stream: where to write; standard error if not given.
-        live: bars (True) or plain lines (False); decided by `stream` if not given.
+    number: int  # from 1, in the order in which runs started
+    label: str
+    n_tasks: int
+    max_epochs: int
+    tasks_done: int
+    started: float
+    task_started: float
+    heard: float  # its last epoch or task
+    seconds: float = 0.0  # that the last task took or, once the run has ended, the run
+    ended: float | None = None
+    epochs: int = 0  # of the present task
+    before: int | None = None  # those of them that an earlier process did; not known until an epoch is heard of
+    finished: int = 0  # epochs of finished tasks that this process did
+    loaded: bool = False
+
+    @property
+    def here(self) -> int:
+        """The epochs that this process did."""
+        return self.finished + self.epochs - (self.before or 0)
+
+
+class Eta(Progress):
+    """Where the runs of a sweep stand and how long the rest will take.
+
+    Early stopping makes the length of a task unpredictable, so the tasks finished so far are the measure of those to
+    come. Until one is finished there is only an upper bound: every epoch the config allows.
     """
 
-    def __init__(self, stream: TextIO | None = None, live: bool | None = None) -> None:
-        self.stream = Tolerant(sys.stderr if stream is None else stream)
-        self._pace = Pace()
-        self._told = -math.inf  # when a line last told the time left
-        self._tenths = 0
-        if live is None:
-            live = self.stream.isatty() and os.environ.get("TERM") != "dumb"
-        self._bars = _Bars(self.stream) if live else None
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.sweep_started(1)
 
-    def _line(self, *parts: str) -> None:
-        text = "  ".join(part for part in parts if part)
-        if self._bars:
-            self._bars.line(text)
-        else:
-            self.stream.write(f"{text}\n")
+    @property
+    def n_runs(self) -> int:
+        return max(self._announced, len(self.runs))
 
-    def _name(self, run: RunPace) -> str:
-        return f"run {run.number}/{self._pace.n_runs}  {run.label}" if self._pace.n_runs > 1 else run.label
+    @property
+    def runs_done(self) -> int:
+        return sum(run.ended is not None for run in self.runs.values())
 
-    def _left(self) -> str:
-        """The time left, once where many tasks end in one instant."""
-        now = time.monotonic()
-        if now - self._told < EPOCH_INTERVAL:
-            return ""
-        self._told = now
-        return self._pace.left()
+    @property
+    def tasks_done(self) -> int:
+        return sum(run.tasks_done for run in self.runs.values())
 
-    def _count(self) -> None:
-        """Say how far all runs are, if a tenth more is done."""
-        done, n = self._pace.tasks_done, self._pace.n_tasks
-        if 10 * done // n > self._tenths and done < n:
-            self._tenths = 10 * done // n
-            self._line(f"{done} of {n} tasks of {self._pace.n_runs} runs done", self._pace.left())
+    @property
+    def n_tasks(self) -> int:
+        """The tasks of all runs; one that has not started is taken to have as many as those that have."""
+        known = [run.n_tasks for run in self.runs.values()]
+        return sum(known) + round(self._waiting(known))
+
+    def run(self, run_id: str) -> RunEta:
+        """The run of that id; one that was never announced has no tasks and is called by its id."""
+        if run_id not in self.runs:
+            self.run_started(run_id, run_id, 0, 0, 0)
+        return self.runs[run_id]
 
     def sweep_started(self, n_runs: int) -> None:
-        self._pace, self._tenths = Pace(n_runs), 0
+        self.started = self.clock()
+        self.runs: dict[str, RunEta] = {}
+        self._announced = n_runs
+        self._lengths = (0, 0)  # finished tasks, and their epochs
 
     def run_started(self, run_id: str, label: str, n_tasks: int, max_epochs: int, tasks_done: int) -> None:
-        run = self._pace.start_run(run_id, label, n_tasks, max_epochs, tasks_done)
-        if 0 < tasks_done < n_tasks:
-            self._line(self._name(run), f"resumed after task {tasks_done}/{n_tasks}")
-        if self._bars:
-            self._bars.show(self._pace, run)
+        now = self.clock()
+        number = self.runs[run_id].number if run_id in self.runs else len(self.runs) + 1
+        self.runs[run_id] = RunEta(number, label, n_tasks, max_epochs, tasks_done, now, now, now)
 
     def epoch_done(self, run_id: str, task: int, epoch: int, valid_accuracy: float, usage: float) -> None:
-        run = self._pace.end_epoch(run_id, epoch)
-        if self._bars and self._bars.due():
-            info = f"valid. accuracy {valid_accuracy:.1%}  capacity usage {usage:.1%}"
-            self._bars.show(self._pace, run, info)
+        run = self.run(run_id)
+        run.epochs, run.heard = epoch + 1, self.clock()
+        run.before = epoch if run.before is None else min(epoch, run.before)
 
     def task_done(self, run_id: str, task: int, epochs: int, accuracy: float, usage: float) -> None:
-        run, seconds = self._pace.end_task(run_id, task, epochs)
-        if self._bars:
-            return self._bars.show(self._pace, run)
-        if self._pace.n_runs > MANY_RUNS:
-            return self._count()
-        self._line(
-            self._name(run),
-            f"task {task + 1}/{run.n_tasks}",
-            f"{epochs} epochs",
-            f"test accuracy {accuracy:.1%}",
-            f"capacity usage {usage:.1%}",
-            # beside others, a task's time says little
-            format_seconds(seconds) if self._pace.n_runs == 1 else "",
-            self._left(),
-        )
+        run, now = self.run(run_id), self.clock()
+        run.seconds = now - run.task_started
+        run.finished += epochs - (epochs if run.before is None else run.before)
+        run.tasks_done, run.epochs, run.before = task + 1, 0, 0
+        run.task_started = run.heard = now
+        self._lengths = self._lengths[0] + 1, self._lengths[1] + epochs
 
     def run_done(self, run_id: str, loaded: bool) -> None:
-        pace = self._pace
-        run, seconds = pace.end_run(run_id, loaded)
-        if loaded and pace.n_runs <= MANY_RUNS:
-            self._line(self._name(run), "finished before, loaded")
-        elif self._bars:
-            self._line(self._name(run), f"done in {format_seconds(seconds)}")
-        if self._bars:
-            self._bars.show(pace, run)
-        if pace.runs_done == pace.n_runs:
-            if pace.n_runs > 1:
-                n_loaded = sum(run.loaded for run in pace.runs.values())
-                seconds = pace.clock() - pace.started
-                self._line(
-                    f"{pace.n_runs} runs done in {format_seconds(seconds)}" + f" ({n_loaded} loaded)" * (n_loaded > 0)
-                )
-            self.close()
+        run = self.run(run_id)
+        run.tasks_done, run.loaded, run.ended = run.n_tasks, loaded, self.clock()
+        run.seconds = run.ended - run.started
 
-    def note(self, text: str) -> None:
-        self._line(text)
+    def summary(self) -> str:
+        """Return "12 runs: 21 of 60 tasks, about 20 s left"; "" where nothing is being trained."""
+        if not self.runs or self.runs_done == self.n_runs:
+            return ""
+        left = self.left()
+        runs = f"{self.n_runs} run{'s' if self.n_runs > 1 else ''}"
+        return f"{runs}: {self.tasks_done} of {self.n_tasks} tasks{f', {left}' if left else ''}"
 
-    def close(self) -> None:
-        self._pace = Pace()
-        if self._bars:
-            self._bars.stop()
+    def left(self) -> str:
+        """Return "about 20 s left", "at most 3 min 00 s left", or "" where nothing can be said."""
+        now, runs = self.clock(), [run for run in self.runs.values() if not run.loaded]
+        done = sum(run.here for run in runs)
+        left = self._waiting([self._length(run) * run.n_tasks for run in runs])
+        for run in runs:
+            left += self._length(run) * (run.n_tasks - run.tasks_done) - min(run.epochs, self._length(run))
+        if done == 0 or left <= 0:
+            return ""
+        # The epochs of a group end in one instant, one after the other, and files leave most of them out. Therefore
+        # the seconds that a run takes for an epoch are counted to when it was last heard of, and then shared among as
+        # many runs as were at work side by side, on average. One not heard of for long waits for memory or its turn.
+        per_epoch = sum(run.heard - run.started for run in runs if run.here) / done
+        patience = 3 * per_epoch + EPOCH_INTERVAL * len(runs)
+        seen = [run for run in runs if run.here or now - run.started < patience]
+        at_work = sum((run.ended or min(now, run.heard + patience)) - run.started for run in seen)
+        side_by_side = at_work / (now - min(run.started for run in seen)) if at_work else 1.0
+        bound = "about" if self._lengths[0] else "at most"
+        return f"{bound} {format_seconds(per_epoch * left / side_by_side)} left"
 
+    def _length(self, run: RunEta) -> float:
+        """The epochs expected of one task."""
+        n, epochs = self._lengths
+        return min(epochs / n, run.max_epochs) if n else run.max_epochs
 
-class _Bars:
-    """Three rich bars: runs, tasks of all runs, epochs of the run heard of last. Drawn by rich's own thread."""
-
-    def __init__(self, stream: Tolerant) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-        from rich.progress import Progress as RichProgress
-
-        self._rich = RichProgress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[info]}", markup=False),
-            console=Console(file=cast(TextIO, stream), force_terminal=True, highlight=False, soft_wrap=False),
-            refresh_per_second=4,
-            transient=True,
-        )
-        self._rows = {name: self._rich.add_task(name, total=None, info="") for name in ("runs", "tasks", "epochs")}
-        self._drawn = -math.inf
-        atexit.register(self.stop)  # an error that nobody caught must not leave the terminal without a cursor
-
-    def line(self, text: str) -> None:
-        self._rich.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def due(self) -> bool:
-        """Whether an epoch is worth drawing: a moment has passed since the last."""
-        now = time.monotonic()
-        if now - self._drawn < EPOCH_INTERVAL:
-            return False
-        self._drawn = now
-        return True
-
-    def show(self, pace: Pace, run: RunPace, info: str = "") -> None:
-        update, rows, many = self._rich.update, self._rows, pace.n_runs > 1
-        place = f"task {min(run.tasks_done + 1, run.n_tasks)}/{run.n_tasks}" if many else pace.left()
-        update(
-            rows["runs"], completed=pace.runs_done, total=pace.n_runs, info=pace.left() if many else "", visible=many
-        )
-        update(rows["tasks"], completed=pace.tasks_done, total=pace.n_tasks, info=f"{run.label}  {place}")
-        update(rows["epochs"], completed=run.epochs, total=run.max_epochs, info=info)
-        self._rich.start()
-
-    def stop(self) -> None:
-        if self._rich.live.is_started:
-            self._rich.stop()
+    def _waiting(self, amounts: Sequence[float]) -> float:
+        """What the runs that have not started will add to the `amounts` of those that have, 0 being no measure."""
+        known = [amount for amount in amounts if amount]
+        return (self.n_runs - len(self.runs)) * sum(known) / len(known) if known else 0.0
 
 
-class FileProgress(Progress):
+class Relay(Progress):
+    """Passes every event to one method, `receive`."""
+
+    def __init__(self) -> None:
+        for event in EVENTS:
+            names = list(inspect.signature(getattr(Progress, event)).parameters)[1:]
+            setattr(self, event, functools.partial(self._pass_on, event, names))
+
+    def _pass_on(self, event: str, names: Sequence[str], *args: Any, **kwargs: Any) -> None:
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        self.receive(event, {name: given[name] for name in names})
+
+    def receive(self, event: str, values: Mapping[str, Any]) -> None:
+        """`event` is the name of a method of `Progress`, `values` are its arguments, in order."""
+        raise NotImplementedError
+
+
+class FileProgress(Relay):
     """Append every event to a file, one JSON object a line: {"event": "task_done", "run_id": "3f…", "task": 0, ...}.
 
-    Epochs are thinned: of all runs together, twice in `EPOCH_INTERVAL` seconds at most, in the long run.
+    Epochs are thinned: of all runs together, twice in `EPOCH_INTERVAL` seconds at most, in the long run. A file that
+    cannot be written, as on a full disk, stops nothing.
     """
 
     def __init__(self, path: Path | str) -> None:
+        super().__init__()
         self.path = Path(path)
         self._written: dict[str, float] = {}  # when an epoch of each run under way was last written
         self._latest = -math.inf
 
-    def _write(self, event: str, **values: object) -> None:
+    def receive(self, event: str, values: Mapping[str, Any]) -> None:
+        if event == "sweep_started":
+            self._written.clear()
+        elif event == "run_started":
+            self._written[values["run_id"]] = -math.inf  # its first epoch tells whether a task is resumed
+        elif event == "run_done":
+            self._written.pop(values["run_id"], None)
+        elif event == "epoch_done" and not self._is_due(values["run_id"]):
+            return
         with contextlib.suppress(OSError), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"event": event, **values}, default=float) + "\n")
 
-    def sweep_started(self, n_runs: int) -> None:
-        self._written.clear()
-        self._write("sweep_started", n_runs=n_runs)
-
-    def run_started(self, run_id: str, label: str, n_tasks: int, max_epochs: int, tasks_done: int) -> None:
-        self._written[run_id] = -math.inf  # its first epoch tells whether a task is resumed
-        self._write(
-            "run_started", run_id=run_id, label=label, n_tasks=n_tasks, max_epochs=max_epochs, tasks_done=tasks_done
-        )
-
-    def epoch_done(self, run_id: str, task: int, epoch: int, valid_accuracy: float, usage: float) -> None:
+    def _is_due(self, run_id: str) -> bool:
+        """Whether an epoch of this run is to be written, which is noted."""
         now = time.monotonic()
         # The epochs of a group end in one instant, always in the same order. The first keeps the display moving; each
         # of the others is written when it is its turn.
         turn = now - self._written.get(run_id, -math.inf) >= EPOCH_INTERVAL * len(self._written)
-        if turn or now - self._latest >= EPOCH_INTERVAL:
+        if due := turn or now - self._latest >= EPOCH_INTERVAL:
             self._written[run_id] = self._latest = now
-            self._write("epoch_done", run_id=run_id, task=task, epoch=epoch, valid_accuracy=valid_accuracy, usage=usage)
-
-    def task_done(self, run_id: str, task: int, epochs: int, accuracy: float, usage: float) -> None:
-        self._write("task_done", run_id=run_id, task=task, epochs=epochs, accuracy=accuracy, usage=usage)
-
-    def run_done(self, run_id: str, loaded: bool) -> None:
-        self._written.pop(run_id, None)
-        self._write("run_done", run_id=run_id, loaded=bool(loaded))
-
-    def note(self, text: str) -> None:
-        self._write("note", text=text)
+        return due
 
 
 class Replay:
@@ -285,45 +280,18 @@ class Replay:
                 getattr(self.progress, event)(**values)
 
 
-class _Tee(Progress):
-    """Every event to each of `displays`."""
+class Shared(Relay):
+    """Passes every event to each of `displays`, one event at a time, from whatever thread it comes."""
 
     def __init__(self, *displays: Progress) -> None:
-        for event in (*EVENTS, "close"):
-            setattr(self, event, functools.partial(self._each, [getattr(display, event) for display in displays]))
+        super().__init__()
+        self._displays, self._lock = displays, threading.Lock()
 
-    @staticmethod
-    def _each(receivers: list[Callable[..., None]], *args: Any, **kwargs: Any) -> None:
-        for receive in receivers:
-            receive(*args, **kwargs)
+    def receive(self, event: str, values: Mapping[str, Any]) -> None:
+        with self._lock:
+            for display in self._displays:
+                getattr(display, event)(*values.values())
 
-
-class Shared(Progress):
-    """Passes every event to `display`, one at a time, from whatever thread it comes."""
-
-    def __init__(self, display: Progress) -> None:
-        lock = threading.Lock()
-        for event in EVENTS:
-            setattr(self, event, functools.partial(self._one, lock, getattr(display, event)))
-
-    @staticmethod
-    def _one(lock: threading.Lock, receive: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-        with lock:
-            receive(*args, **kwargs)
-
-
-def default_progress() -> Progress:
-    """Return what suits the place: bars or lines on standard error, lines below the cell in a notebook.
-
-    Where $HATLAB_PROGRESS_FILE names a file, the events go there as well: so a notebook's kernel tells the process
-    that started it.
-    """
-    console = ConsoleProgress(sys.stdout if in_notebook() else sys.stderr)
-    path = os.environ.get(PROGRESS_FILE)
-    return _Tee(FileProgress(path), console) if path else console
-
-
-def in_notebook() -> bool:
-    """Whether this process is the kernel of a notebook."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return getattr(shell, "kernel", None) is not None
+    def close(self) -> None:
+        for display in self._displays:
+            display.close()

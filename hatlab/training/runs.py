@@ -22,8 +22,9 @@ from hatlab.config import ConfigError, RunConfig
 from hatlab.data.datasets import Dataset, load_all
 from hatlab.data.loading import Images
 from hatlab.data.tasks import make_sequence
+from hatlab.support.console import default_progress
 from hatlab.support.paths import results_root
-from hatlab.support.progress import Progress, Shared, default_progress
+from hatlab.support.progress import Progress, Shared
 from hatlab.training.custom import Callback, Callbacks, customised
 from hatlab.training.grouping import OutOfMemory, chunks, compatible, in_worker_threads, max_replicas, worker_threads
 from hatlab.training.jobs import Job, prepare, train

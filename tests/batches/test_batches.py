@@ -54,15 +54,15 @@ def why(found):
 
 def test_a_batch_is_made_once(tmp_path):
     notebook = walk(tmp_path)
-    first = batch(notebook, over={"i": range(3)}, results=tmp_path, workers=2)
-    assert states(first) == ["done"] * 3 and first.done
+    first = batch(notebook, over={"i": range(2)}, results=tmp_path, workers=2)
+    assert states(first) == ["done"] * 2 and first.done
     assert hatlab.batch is batch
     before = {run.run_id: first.entry(run).written() for run in first.runs}
 
-    again = batch(notebook, over={"i": range(4)}, results=tmp_path, workers=2)
-    assert [run.run_id for run in again.runs[:3]] == list(before)
+    again = batch(notebook, over={"i": range(3)}, results=tmp_path, workers=2)
+    assert [run.run_id for run in again.runs[:2]] == list(before)
     after = [again.entry(run).written() for run in again.runs]
-    assert after[:3] == list(before.values()) and after[3].state == "done"
+    assert after[:2] == list(before.values()) and after[2].state == "done"
     assert find(tmp_path) == again and find(tmp_path, first.name) == first
 
     run = again.runs[2]
@@ -181,7 +181,9 @@ def test_runs_of_several_notebooks_are_checked_carried_out_and_gathered_together
     planned = plans.Batch("both", runs, tmp_path, {runs[0].run_id: "a", runs[1].run_id: "b"})
     heard = []
     for _ in range(2):
-        carry_out(planned, [one, two], workers=2, ended=lambda run, status: heard.append((run.notebook, status.state)))
+        carry_out(
+            planned, [one, two], batches.Limits(2), ended=lambda run, status: heard.append((run.notebook, status.state))
+        )
     assert sorted(heard[:2]) == [("two.ipynb", "done"), ("walk.ipynb", "done")]
     assert heard[2:] == [("walk.ipynb", "done"), ("two.ipynb", "done")]  # were done before: told in order
     assert find(tmp_path) == planned and [planned.entry(run).written().attempt for run in runs] == [1, 1]
@@ -277,24 +279,24 @@ def test_a_failed_run_is_tried_again(tmp_path):
         "assert len(tries.read_text()) > i"
     )
     notebook = write(tmp_path / "n.ipynb", code, parameters="i: int = 0  # failures", place=True)
-    found = batch(notebook, over={"i": range(4)}, results=tmp_path, workers=2, retries=2)
-    assert states(found) == ["done", "done", "done", "failed"]
-    assert [found.entry(run).written().attempt for run in found.runs] == [1, 2, 3, 3]
+    found = batch(notebook, over={"i": range(3)}, results=tmp_path, workers=2, retries=1)
+    assert states(found) == ["done", "done", "failed"]
+    assert [found.entry(run).written().attempt for run in found.runs] == [1, 2, 2]
 
 
 def test_two_batches_at_once_share_the_work(tmp_path):
     """In two processes, on the same results: each run is made once, none is lost."""
     code = f"from pathlib import Path\nopen(Path(results) / 'made', 'a').write(f'{{i}}\\n')\n{TABLE}"
     notebook = write(tmp_path / "n.ipynb", code, parameters="i: int = 0  # the run", place=True)
-    command = [*HATLAB, "batch", str(notebook), "-p", "i=0..5", "--workers", "2", "--results", str(tmp_path)]
-    other = [*HATLAB, "batch", str(notebook), "-p", "i=3..8", "--workers", "2", "--results", str(tmp_path)]
+    command = [*HATLAB, "batch", str(notebook), "-p", "i=0..3", "--workers", "2", "--results", str(tmp_path)]
+    other = [*HATLAB, "batch", str(notebook), "-p", "i=2..5", "--workers", "2", "--results", str(tmp_path)]
     quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT}
     calls = [subprocess.Popen(one, **quiet) for one in (command, command, other)]
     told = [call.communicate(timeout=300)[0] for call in calls]
     assert [call.returncode for call in calls] == [0, 0, 0], told
-    assert sorted((tmp_path / "made").read_text().split()) == [str(i) for i in range(9)]
+    assert sorted((tmp_path / "made").read_text().split()) == [str(i) for i in range(6)]
     tables = [collecting.gather(find(tmp_path, name)).tables["walk"] for name in batches.names(tmp_path)]
-    assert sorted(tuple(sorted(set(table["i"]))) for table in tables) == [tuple(range(6)), tuple(range(3, 9))]
+    assert sorted(tuple(sorted(set(table["i"]))) for table in tables) == [tuple(range(4)), tuple(range(2, 6))]
 
 
 SLEEP = "import time\nfrom pathlib import Path\nPath(results, f'at-{i}').touch()\ntime.sleep(seconds)"
@@ -307,7 +309,7 @@ def test_ctrl_c_ends_kernels_keeps_what_is_done_and_queues_the_rest(tmp_path, se
     ignore = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n" if stubborn else ""
     parameters = "i: int = 0  # the run\nseconds: float = 0.0  # pause"
     notebook = write(tmp_path / "n.ipynb", ignore + SLEEP, parameters=parameters, place=True)
-    (tmp_path / "grid.yaml").write_text("list: [{i: 0}, {i: 1}, {i: 2, seconds: 300}, {i: 3, seconds: 300}, {i: 4}]")
+    (tmp_path / "grid.yaml").write_text("list: [{i: 0}, {i: 1, seconds: 300}, {i: 2, seconds: 300}, {i: 3}]")
     script = (
         # a shell that runs the tests in the background has Ctrl-C ignored in all it starts
         "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -320,20 +322,20 @@ def test_ctrl_c_ends_kernels_keeps_what_is_done_and_queues_the_rest(tmp_path, se
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True,
     )  # fmt: skip
     try:
-        wait(lambda: all((tmp_path / f"at-{i}").exists() for i in (2, 3)) or process.poll() is not None)
+        wait(lambda: all((tmp_path / f"at-{i}").exists() for i in (1, 2)) or process.poll() is not None)
         os.killpg(process.pid, sent)  # as a terminal does
         _, errors = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 130
     assert "stopping: kernels are interrupted" in errors and "Traceback" not in errors
-    assert "2 of 5 done, 3 queued" in errors and "the same command again goes on" in errors
+    assert "1 of 4 done, 3 queued" in errors and "the same command again goes on" in errors
     found = find(tmp_path)
-    assert states(found) == ["done", "done", "queued", "queued", "queued"]
+    assert states(found) == ["done", "queued", "queued", "queued"]
     for run in found.runs:
         assert runner.end_marked(RUN, str(found.entry(run).folder)) == 0
-    assert not (tmp_path / "at-4").exists()
-    assert why(found)[2:] == ["stopped; goes on where it was", "stopped; goes on where it was", "new"]
+    assert not (tmp_path / "at-3").exists()
+    assert why(found)[1:] == ["stopped; goes on where it was", "stopped; goes on where it was", "new"]
 
 
 def test_a_kernel_of_a_runner_that_was_killed_is_ended_before_the_next_starts(tmp_path):
@@ -420,7 +422,7 @@ def test_tables_are_gathered_with_what_tells_the_runs_apart(tmp_path):
     ]
 
 
-def test_24_runs_on_a_real_scheduler_survive_the_death_of_a_worker(tmp_path):
+def test_runs_on_a_real_scheduler_survive_the_death_of_a_worker(tmp_path):
     """Scheduler and two workers are processes of their own; one is killed half-way."""
     code = f"import time\ntime.sleep(0.3)\n{TABLE}"
     notebook = write(tmp_path / "n.ipynb", code, parameters="i: int = 0  # the run", place=True)
@@ -432,18 +434,18 @@ def test_24_runs_on_a_real_scheduler_survive_the_death_of_a_worker(tmp_path):
 
     with cluster() as (address, workers):
         thread = threading.Thread(
-            target=lambda: done.append(batch(notebook, over={"i": range(24)}, results=tmp_path, scheduler=address))
+            target=lambda: done.append(batch(notebook, over={"i": range(12)}, results=tmp_path, scheduler=address))
         )
         thread.start()
-        wait(lambda: count() >= 10)
+        wait(lambda: count() >= 4)
         workers[0].kill()
         thread.join()
     (found,) = done
-    assert states(found) == ["done"] * 24
+    assert states(found) == ["done"] * 12
     table = collecting.gather(found).tables["walk"]
-    assert len(table) == 72 and table.groupby("i")["step"].apply(list).tolist() == [[0, 1, 2]] * 24
+    assert len(table) == 36 and table.groupby("i")["step"].apply(list).tolist() == [[0, 1, 2]] * 12
     attempts = sorted(found.entry(run).written().attempt for run in found.runs)
-    assert attempts[:23] == [1] * 23 and attempts[23] in (1, 2)
+    assert attempts[:11] == [1] * 11 and attempts[11] in (1, 2)
 
 
 # What ends a run, and what is then said of it
@@ -541,7 +543,9 @@ def test_a_status_that_cannot_be_written_is_told_as_the_disk_will_tell_it(tmp_pa
 
     monkeypatch.setattr(Entry, "write", full)
     planned = plan(walk(tmp_path), results=tmp_path)
-    carry_out(planned, [Notebook.read(walk(tmp_path))], workers=1, ended=lambda run, status: told.append(status))
+    carry_out(
+        planned, [Notebook.read(walk(tmp_path))], batches.Limits(1), ended=lambda run, status: told.append(status)
+    )
     assert told[0].state == "killed" and "No space left on device); it would be: done" in told[0].reason
     assert states(planned) == ["killed"]
 

@@ -1,6 +1,7 @@
-"""Clusters that are not in this process: workers with resources, on loopback, and under a batch system."""
+"""What runs may take, and who works on them: threads, workers with resources on loopback and under a batch system."""
 
 import json
+import math
 import os
 import stat
 import subprocess
@@ -10,13 +11,17 @@ from itertools import pairwise
 
 import psutil
 import pytest
+from distributed import Client
 from faults import ROOT, _dask, cluster
+from hypothesis import given
+from hypothesis import strategies as st
 from notebooks_for_tests import write
 
 from hatlab.batches.batches import batch
-from hatlab.batches.cluster import Scheduler, Threads
+from hatlab.batches.cluster import LEAST_MEMORY, LONGEST, MOST_MEMORY, Limits, Scheduler, Threads
 from hatlab.batches.ledger import NotebookRun
 from hatlab.batches.runner import Assignment, _Watch
+from hatlab.config import ConfigError
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups of POSIX")
 
@@ -62,7 +67,7 @@ def test_one_run_for_each_gpu_of_a_box(tmp_path):
     """The README's recipe, with the number of a GPU in the environment of each worker and no GPU."""
     code = (
         "import os, time\nfrom pathlib import Path\n"
-        "Path(results, f'gpu-{i}').write_text(os.environ['CUDA_VISIBLE_DEVICES'])\ntime.sleep(1)"
+        "Path(results, f'gpu-{i}').write_text(os.environ['CUDA_VISIBLE_DEVICES'])\ntime.sleep(0.3)"
     )
     notebook = write(tmp_path / "n.ipynb", code, parameters="i: int = 0  # the run", place=True)
     with cluster(0) as (address, _):
@@ -76,13 +81,15 @@ def test_one_run_for_each_gpu_of_a_box(tmp_path):
             for gpu in ("0", "1")
         ]  # fmt: skip
         try:
-            found = batch(notebook, over={"i": range(6)}, results=tmp_path, scheduler=address, resources={"GPU": 1})
+            with Client(address, timeout=300) as client:  # or one worker could have made all before the other is there
+                client.wait_for_workers(2)
+            found = batch(notebook, over={"i": range(4)}, results=tmp_path, scheduler=address, resources={"GPU": 1})
         finally:
             for worker in workers:
                 worker.kill()
                 worker.wait()
     assert found.done
-    on = {i: (tmp_path / f"gpu-{i}").read_text() for i in range(6)}
+    on = {i: (tmp_path / f"gpu-{i}").read_text() for i in range(4)}
     assert set(on.values()) == {"0", "1"}
     statuses = {run.values["i"]: found.entry(run).written() for run in found.runs}
     for gpu in ("0", "1"):
@@ -117,7 +124,7 @@ def test_a_batch_system_starts_the_workers(tmp_path, monkeypatch):
         local_directory=str(tmp_path), log_directory=str(tmp_path), python=sys.executable,
     ) as made:  # fmt: skip
         made.scale(jobs=2)
-        found = batch(notebook, over={"i": range(4)}, results=tmp_path / "out", scheduler=made.scheduler_address)
+        found = batch(notebook, over={"i": range(2)}, results=tmp_path / "out", scheduler=made.scheduler_address)
         assert found.done
         script = next(tmp_path.glob("job-*.sh")).read_text()
         assert "#SBATCH --cpus-per-task=1" in script and "#SBATCH -t 00:10:00" in script
@@ -132,3 +139,68 @@ def test_an_assignment_travels_without_its_parts_being_code():
     run = NotebookRun("n.ipynb", "s", {"x": "__import__('os')"}, {"x": "__import__('os')"}, "0", {})
     job = Assignment(run, ROOT / "n.ipynb", ROOT, ROOT, "call")
     assert pickle.loads(pickle.dumps(job)) == job
+
+
+HERE = "tcp://127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"workers": 0}, "workers = 0: allowed is a whole number from 1 to 1000"),
+        ({"workers": 10**9}, "workers = 1000000000: allowed is a whole number from 1 to 1000"),
+        ({"workers": True}, "workers = True: allowed"),
+        ({"workers": 1.5}, "workers = 1.5: allowed"),
+        ({"retries": -1}, "retries = -1: allowed is a whole number from 0 to 1000"),
+        ({"timeout": 0}, "timeout = 0: allowed is a number of seconds above 0"),
+        ({"timeout": -3.0}, "timeout = -3.0: allowed"),
+        ({"timeout": math.nan}, "timeout = nan: allowed"),
+        ({"timeout": math.inf}, "timeout = inf: allowed"),
+        ({"timeout": "60"}, "timeout = '60': allowed"),
+        ({"memory": "1e400"}, "memory = '1e400': allowed are bytes from 10MB upwards"),
+        ({"memory": "nan"}, "memory = 'nan': allowed"),
+        ({"memory": "-4GB"}, "memory = '-4GB': allowed"),
+        ({"memory": "4"}, "memory = '4': allowed"),  # four bytes
+        ({"memory": "lots"}, "memory = 'lots': allowed"),
+        ({"memory": ""}, "memory = '': allowed"),
+        ({"memory": math.nan}, "memory = nan: allowed"),
+        ({"memory": True}, "memory = True: allowed"),
+        ({"resources": {"GPU": math.nan}, "scheduler": HERE}, "resources = GPU=nan: allowed is a number above 0"),
+        ({"resources": {"GPU": math.inf}, "scheduler": HERE}, "resources = GPU=inf: allowed"),
+        ({"resources": {"GPU": -1}, "scheduler": HERE}, "resources = GPU=-1: allowed"),
+        ({"resources": {"GPU": 1}}, "only workers of a scheduler have any"),
+        ({"workers": 2, "scheduler": HERE}, "has workers of its own"),
+    ],
+)
+def test_an_option_that_cannot_be_used_is_named(options, problem):
+    with pytest.raises(ConfigError) as raised:
+        Limits(**options)
+    assert problem in str(raised.value)
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    with pytest.raises(ConfigError) as raised:
+        Limits(workers=0, retries=-1, timeout=math.nan, memory="lots")
+    assert [line.split()[0] for line in str(raised.value).splitlines()] == ["workers", "retries", "timeout", "memory"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "meant"),
+    [("4GB", 4 * 10**9), ("4GiB", 4 * 2**30), ("500 MB", 5 * 10**8), (2**30, 2**30), ("1e9", 10**9), (None, None)],
+)
+def test_memory_is_read_as_people_write_it(memory, meant):
+    assert Limits(memory=memory).bytes == meant
+
+
+@given(st.one_of(st.floats(), st.integers()), st.one_of(st.floats(), st.integers()))
+def test_whatever_number_is_given_it_is_used_as_it_is_or_refused(timeout, memory):
+    if 0 < timeout <= LONGEST:
+        assert Limits(timeout=timeout).timeout == timeout
+    else:
+        with pytest.raises(ConfigError, match="timeout = "):
+            Limits(timeout=timeout)
+    if LEAST_MEMORY <= memory <= MOST_MEMORY:
+        assert Limits(memory=memory).bytes == int(memory)
+    else:
+        with pytest.raises(ConfigError, match="memory = "):
+            Limits(memory=memory)

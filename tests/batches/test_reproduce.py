@@ -16,7 +16,7 @@ from hatlab.batches import reproduce as module
 from hatlab.batches.reproduce import NotebookFailed, plan, reproduce
 from hatlab.config import ConfigError
 from hatlab.support import provenance
-from hatlab.support.pace import format_seconds
+from hatlab.support.progress import format_seconds
 from hatlab.support.provenance import checksum
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent

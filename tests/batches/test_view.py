@@ -16,7 +16,8 @@ from hatlab.batches import view
 from hatlab.batches.ledger import Entry, NotebookRun, Status
 from hatlab.batches.plans import Batch, Planned
 from hatlab.batches.view import Display, Watch, as_json, console, estimate, one_line, table
-from hatlab.support.progress import PROGRESS_FILE, FileProgress
+from hatlab.support.console import PROGRESS_FILE
+from hatlab.support.progress import FileProgress
 from hatlab.support.provenance import now
 
 

@@ -1,21 +1,14 @@
 import io
-import json
-import sys
+import math
+import re
 import threading
 import time
 from functools import partial
 
 import pytest
 
-from hatlab.support.progress import (
-    EVENTS,
-    PROGRESS_FILE,
-    ConsoleProgress,
-    FileProgress,
-    Progress,
-    Replay,
-    default_progress,
-)
+from hatlab.support.console import ConsoleProgress
+from hatlab.support.progress import EVENTS, Eta, FileProgress, Progress, Replay, Shared, format_seconds
 
 
 def play(progress: Progress, epochs: int = 3) -> None:
@@ -50,113 +43,6 @@ class Recorder(Progress):
 
     def without_epochs(self):
         return [event for event in self.events if event[0] != "epoch_done"]
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_without_a_terminal_there_is_one_clean_line_per_task(monkeypatch):
-    monkeypatch.setattr("hatlab.support.progress.EPOCH_INTERVAL", 1000)  # on a slow machine too
-    stream = io.StringIO()
-    play(ConsoleProgress(stream))
-    lines = stream.getvalue().splitlines()
-    assert [line.split("  ")[:3] for line in lines] == [
-        ["run 1/3", "digits c=0", "finished before, loaded"],
-        ["run 2/3", "digits c=0.75", "resumed after task 1/3"],
-        ["run 2/3", "digits c=0.75", "task 2/3"],
-        ["no memory for 2 runs at once: halved"],
-        ["run 3/3", "digits c=1.5", "task 1/3"],
-        ["run 2/3", "digits c=0.75", "task 3/3"],
-        ["run 3/3", "digits c=1.5", "task 2/3"],
-        ["run 3/3", "digits c=1.5", "task 3/3"],
-        ["3 runs done in 0.0 s (1 loaded)"],
-    ]
-    assert "  3 epochs  test accuracy 98.4%  capacity usage 45.6%" in lines[2]
-    # many tasks end in one instant: the first tells the time left
-    assert [number for number, line in enumerate(lines) if line.endswith(" left")] == [2]
-    assert stream.getvalue().replace("\n", "").isprintable() and stream.getvalue().isascii()
-
-
-def test_of_many_runs_only_the_count_is_told():
-    stream = io.StringIO()
-    progress = ConsoleProgress(stream)
-    progress.sweep_started(30)
-    for k in range(30):
-        progress.run_started(f"r{k}", f"digits seed={k}", 0 if k < 3 else 5, 2, 0)
-        if k < 3:
-            progress.run_done(f"r{k}", loaded=True)
-    for task in range(5):
-        for k in range(3, 30):
-            progress.task_done(f"r{k}", task, 2, 0.99, 0.5)
-    for k in range(3, 30):
-        progress.run_done(f"r{k}", loaded=False)
-    lines = stream.getvalue().splitlines()
-    assert 9 <= len(lines) <= 11 and lines[-1].startswith("30 runs done in ") and lines[-1].endswith("(3 loaded)")
-    assert lines[0].startswith("14 of 135 tasks of 30 runs done")
-
-
-def test_a_run_on_its_own_is_not_numbered_and_its_tasks_are_timed():
-    stream = io.StringIO()
-    progress = ConsoleProgress(stream)
-    for run in ("c" * 12, "d" * 12):
-        progress.run_started(run, "digits", 1, 40, 0)
-        progress.task_done(run, 0, 7, 1.0, 0.5)
-        progress.run_done(run, False)
-    line = "digits  task 1/1  7 epochs  test accuracy 100.0%  capacity usage 50.0%  0.0 s"
-    assert stream.getvalue().splitlines() == [line, line]
-
-
-@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
-def test_what_was_never_announced_is_shown_under_its_id(kind, monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")
-    stream = kind()
-    with ConsoleProgress(stream) as progress:
-        progress.epoch_done("e" * 12, 0, 0, 0.9, 0.25)
-        progress.task_done("e" * 12, 0, 1, 0.9, 0.25)
-        progress.run_done("f" * 12, False)
-    assert "e" * 12 in stream.getvalue()
-
-
-def test_bars_tell_of_all_runs_and_of_the_one_heard_of_last(monkeypatch):
-    progress = ConsoleProgress(Terminal(), live=True)
-    rows = {task.description: task for task in progress._bars._rich.tasks}
-    monkeypatch.setattr(progress._bars, "due", lambda: True)
-    progress.sweep_started(3)
-    for run in "ab":
-        progress.run_started(run, f"digits c={run}", 2, 40, 0)
-    progress.epoch_done("b", 0, 4, 0.9, 0.25)
-    progress.task_done("a", 0, 5, 0.9, 0.25)
-    progress.task_done("a", 1, 5, 0.9, 0.25)
-    progress.run_done("a", False)
-    progress.epoch_done("b", 0, 5, 0.9, 0.25)
-    shown = {name: (row.completed, row.total) for name, row in rows.items() if row.visible}
-    assert shown == {"runs": (1, 3), "tasks": (2, 6), "epochs": (6, 40)}
-    assert rows["runs"].fields["info"].startswith("about ") and rows["tasks"].fields["info"] == "digits c=b  task 1/2"
-    assert rows["epochs"].fields["info"] == "valid. accuracy 90.0%  capacity usage 25.0%"
-    progress.close()
-    progress.run_started("c", "digits c=c", 2, 40, 0)
-    assert [name for name, row in rows.items() if row.visible] == ["tasks", "epochs"]
-    progress.close()
-
-
-def test_a_terminal_gets_bars_and_its_cursor_back(monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")
-    stream = Terminal()
-    progress = ConsoleProgress(stream)
-    play(progress)
-    text = stream.getvalue()
-    assert "epochs" in text and "tasks" in text and "runs" in text and "\x1b[2K" in text
-    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
-    assert not any(thread.name.startswith("_Refresh") for thread in threading.enumerate())
-
-
-def test_a_dumb_terminal_gets_lines(monkeypatch):
-    monkeypatch.setenv("TERM", "dumb")
-    stream = Terminal()
-    play(ConsoleProgress(stream))
-    assert "\x1b" not in stream.getvalue()
 
 
 def test_events_are_replayed_by_another_process(tmp_path):
@@ -240,44 +126,202 @@ def test_every_run_of_a_group_has_its_turn_in_the_file(tmp_path, monkeypatch):
     assert min(epochs.count(run) for run in "abcd") >= 190
 
 
-@pytest.mark.parametrize("error", [BrokenPipeError, ValueError("I/O operation on closed file")])
-@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
-def test_a_display_that_fails_goes_quiet(error, kind, monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")
-    stream = kind()
-
-    def write(text):
-        raise error
-
-    stream.write = write
-    play(ConsoleProgress(stream))
-
-
 def test_a_file_that_cannot_be_written_goes_quiet(tmp_path):
     play(FileProgress(tmp_path / "no such folder" / "events.jsonl"))
 
 
-def test_default_goes_to_standard_error_and_to_the_file_named_in_the_environment(tmp_path, monkeypatch, capsys):
-    monkeypatch.delenv(PROGRESS_FILE, raising=False)
-    play(default_progress())
-    plain = capsys.readouterr()
-    assert plain.out == "" and "3 runs done" in plain.err
-    monkeypatch.setenv(PROGRESS_FILE, str(tmp_path / "events.jsonl"))
-    play(default_progress())
-    assert "3 runs done" in capsys.readouterr().err
-    first = json.loads((tmp_path / "events.jsonl").read_text().splitlines()[0])
-    assert first == {"event": "sweep_started", "n_runs": 3}
+def test_a_shared_display_is_told_of_one_event_at_a_time_from_all_threads():
+    class Slow(Recorder):
+        inside = most = 0
+
+        def keep(self, name, *args):
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            time.sleep(0.001)
+            super().keep(name, *args)
+            self.inside -= 1
+
+    slow, other = Slow(), Recorder()
+    shared = Shared(slow, other)
+    threads = [threading.Thread(target=play, args=(shared,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    once = Recorder()
+    play(once)
+    assert slow.most == 1
+    assert sorted(map(str, slow.events)) == sorted(map(str, other.events)) == sorted(map(str, once.events * 4))
 
 
-def test_a_notebook_gets_its_lines_on_standard_output(monkeypatch, capsys):
-    class Shell:
-        kernel = object()
+def test_values_are_passed_on_in_order_however_they_are_given():
+    seen = Recorder()
+    Shared(seen).task_done(usage=0.5, run_id="a", accuracy=0.9, epochs=3, task=0)
+    assert seen.events == [("task_done", "a", 0, 3, 0.9, 0.5)]
 
-    class IPython:
-        get_ipython = Shell
 
-    monkeypatch.delenv(PROGRESS_FILE, raising=False)
-    monkeypatch.setitem(sys.modules, "IPython", IPython)
-    play(default_progress())
-    captured = capsys.readouterr()
-    assert captured.err == "" and "3 runs done" in captured.out
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def eta_of(n_runs, clock):
+    eta = Eta(clock)
+    eta.sweep_started(n_runs)
+    return eta
+
+
+def epoch(eta, run, epoch):
+    eta.epoch_done(run, 0, epoch, 0.9, 0.5)
+
+
+def task(eta, run, task, epochs):
+    """Return the seconds that it took."""
+    eta.task_done(run, task, epochs, 0.9, 0.5)
+    return eta.run(run).seconds
+
+
+def test_time_left_is_a_bound_first_and_then_told_from_finished_tasks(clock):
+    eta = eta_of(2, clock)
+    eta.run_started("x", "x", n_tasks=2, max_epochs=10, tasks_done=0)
+    assert eta.left() == ""
+    for n in range(5):
+        clock.now += 2
+        epoch(eta, "x", n)
+    assert eta.left() == "at most 1 min 10 s left"  # 35 of 40 epochs at 2 s; the second run has as many tasks
+    assert task(eta, "x", 0, 5) == 10
+    assert eta.left() == "about 30 s left"  # three tasks
+    for n in range(8):  # the second task takes longer than the first
+        clock.now += 2
+        epoch(eta, "x", n)
+    assert eta.left() == "about 20 s left"
+    assert task(eta, "x", 1, 8) == 16
+    assert eta.left() == "about 26 s left"  # 2 tasks of 6.5 epochs
+    eta.run_done("x", loaded=False)
+    assert eta.run("x").seconds == 26
+    eta.run_started("y", "y", n_tasks=2, max_epochs=10, tasks_done=0)
+    assert eta.left() == "about 26 s left"
+    for n in range(2):
+        task(eta, "y", n, 6)
+    eta.run_done("y", loaded=False)
+    assert eta.left() == "" and eta.runs_done == 2 and eta.tasks_done == eta.n_tasks == 4
+
+
+def group(eta, n, n_tasks=2):
+    for run in range(n):
+        eta.run_started(str(run), f"seed={run}", n_tasks, 100, 0)
+
+
+def test_time_left_of_a_group_is_right_from_the_first_of_its_runs_on(clock):
+    eta = eta_of(8, clock)
+    group(eta, 8)
+    clock.now = 4.0
+    for run in range(8):
+        epoch(eta, str(run), 0)
+        # 8 x 2 x 100 epochs, 8 of which take 4 s, whether or not the others have told of theirs yet
+        assert eta.left() == f"at most {format_seconds(4 * (1600 - run - 1) / 8)} left"
+    for n in range(1, 10):
+        clock.now += 4
+        for run in range(8):
+            epoch(eta, str(run), n)
+    task(eta, "3", 0, 10)
+    assert eta.left() == "about 40 s left"  # the others are expected to be as far
+    for run in (0, 1, 2, 4, 5, 6, 7):
+        task(eta, str(run), 0, 10)
+    assert eta.left() == "about 40 s left"
+
+
+def test_runs_that_wait_for_memory_or_for_their_turn_do_not_count_as_at_work(clock):
+    eta = eta_of(8, clock)
+    group(eta, 8)
+    for n in range(50):
+        clock.now += 1
+        for run in range(2):
+            epoch(eta, str(run), n)
+    assert eta.left() == f"at most {format_seconds((1600 - 100) / 2)} left"
+
+
+def test_only_what_was_done_here_counts_of_resumed_and_loaded_runs(clock):
+    eta = eta_of(4, clock)
+    eta.run_started("loaded", "x", n_tasks=0, max_epochs=100, tasks_done=0)
+    eta.run_done("loaded", loaded=True)
+    eta.run_started("resumed", "x", n_tasks=4, max_epochs=100, tasks_done=2)
+    assert (eta.runs_done, eta.tasks_done, eta.n_tasks) == (1, 2, 12)
+    for n in (18, 19):
+        clock.now += 1
+        epoch(eta, "resumed", n)
+    assert eta.left() == f"at most {format_seconds(80 + 900)} left"
+    task(eta, "resumed", 2, 20)
+    assert eta.left() == f"about {format_seconds(9 * 20)} left"
+
+
+def test_a_task_resumed_after_its_last_epoch_is_no_measure_of_speed(clock):
+    eta = eta_of(1, clock)
+    eta.run_started("x", "x", n_tasks=3, max_epochs=10, tasks_done=0)
+    clock.now = 1.0
+    task(eta, "x", 0, 10)
+    assert eta.left() == ""
+
+
+def test_a_run_begun_again_keeps_its_number(clock):
+    eta = eta_of(2, clock)
+    group(eta, 2)
+    eta.run_started("0", "x", 2, 100, 1)
+    eta.run_started("unexpected", "x", 2, 100, 0)
+    assert eta.run("0").number == 1 and eta.run("unexpected").number == eta.n_runs == 3
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "?"),
+        (math.nan, "?"),
+        (math.inf, "?"),
+        (10**12, "?"),
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (59.6, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (7500, "2 h 05 min"),
+    ],
+)
+def test_durations_read_well(seconds, text):
+    assert format_seconds(seconds) == text
+
+
+def test_the_summary_is_of_the_sweep_that_is_under_way(tmp_path):
+    path = tmp_path / "events.jsonl"
+    eta = Eta()
+    replay = Replay(path, eta)
+
+    def summary():
+        replay.go_on()
+        return eta.summary()
+
+    assert summary() == ""  # nothing has been told yet
+    told = FileProgress(path)
+    told.sweep_started(3)
+    told.run_started("a", "digits c=0", 5, 40, 0)
+    told.run_done("a", loaded=True)
+    told.run_started("b", "digits c=1", 5, 40, 2)
+    told.epoch_done("b", 2, 0, 0.9, 0.5)
+    assert re.fullmatch(r"3 runs: 7 of 15 tasks, at most .* left", summary())
+    told.task_done("b", 2, 1, 0.9, 0.5)
+    assert re.fullmatch(r"3 runs: 8 of 15 tasks, about .* left", summary())
+    for run in "bc":
+        told.run_started(run, "digits", 5, 40, 0)
+        told.run_done(run, loaded=False)
+    assert summary() == ""  # the notebook does something else
+    told.sweep_started(1)
+    told.run_started("d", "digits", 5, 40, 0)
+    assert summary() == "1 run: 0 of 5 tasks"
