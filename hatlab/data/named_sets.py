@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -63,16 +63,15 @@ class NamedSet(ABC):
     std: tuple[float, ...] | None
 
     @abstractmethod
-    def find(self) -> dict[str, Path | None]:
-        """Return where each file (or folder) is: in the first data root that has it, or None."""
+    def places(self) -> Sequence[Mapping[str, str]]:
+        """Return the forms in which the set may be there: for each file its place below a data root.
+
+        A place that ends in "/" is a folder. Files are called by the same names in all other methods.
+        """
 
     @abstractmethod
-    def fetch(self, *, download: bool = True) -> dict[str, Path]:
-        """Return where each file is, after downloading those that are nowhere, if that is possible and wanted.
-
-        Raises:
-            DatasetError: with where each file was looked for, where to get it and where to put it.
-        """
+    def _get(self, missing: list[str], download: bool) -> dict[str, Path]:
+        """Return where the missing files of the first form are once they are downloaded, or raise DatasetError."""
 
     @abstractmethod
     def expected(self) -> dict[str, str]:
@@ -85,6 +84,24 @@ class NamedSet(ABC):
     def titled(self, files: Mapping[str, Path], images: Images) -> str:
         """Return what results call the set in the form in which it is there."""
         return self.title
+
+    def find(self) -> dict[str, Path | None]:
+        """Return where each file (or folder) is in the first form that is all there; else, of the first form, or None.
+
+        A file that is in several data roots is taken from the first.
+        """
+        forms = [{name: _first(place) for name, place in form.items()} for form in self.places()]
+        return next((form for form in forms if None not in form.values()), forms[0])
+
+    def fetch(self, *, download: bool = True) -> dict[str, Path]:
+        """Return where each file is, after downloading those that are nowhere, if that is possible and wanted.
+
+        Raises:
+            DatasetError: with where each file was looked for, where to get it and where to put it.
+        """
+        found = self.find()
+        missing = [name for name, path in found.items() if path is None]
+        return {**_present(found), **(self._get(missing, download) if missing else {})}
 
     def checksums(self, files: Mapping[str, Path]) -> dict[str, str]:
         """Return the md5 of each file, and the sha256 of the images in each folder."""
@@ -108,35 +125,51 @@ class NamedSet(ABC):
     def status(self) -> SetStatus:
         """Return the state of the set. Cheap: looks at names and sizes only."""
         found = self.find()
-        there = {name: path for name, path in found.items() if path is not None}
+        there = _present(found)
+        if missing := [name for name in found if name not in there]:
+            size = sum(self.files.get(name, 0) for name in missing)
+            return SetStatus(self.name, self.title, "missing", str(paths.cache_root() / self.folder), size)
         sizes = {name: path.stat().st_size for name, path in there.items() if path.is_file()}
-        missing = [name for name in found if name not in there]
-        damaged = [name for name in sizes if sizes[name] != self.files.get(name, sizes[name])]
-        folders = dict.fromkeys(str(path.parent) for path in there.values())
-        return SetStatus(
-            self.name,
-            self.title,
-            "missing" if missing else "damaged" if damaged else "ready",
-            str(paths.cache_root() / self.folder) if missing else ", ".join(folders),
-            sum(self.files.get(name, 0) for name in missing) if missing else sum(sizes.values()),
-        )
+        damaged = any(size != self.files.get(name, size) for name, size in sizes.items())
+        folders = ", ".join(dict.fromkeys(str(path.parent) for path in there.values()))
+        return SetStatus(self.name, self.title, "damaged" if damaged else "ready", folders, sum(sizes.values()))
 
     def verify(self) -> list[FileCheck]:
         """Hash every file anew and compare; where no checksum is known, see whether the files can be decoded."""
         found_at, expected, checks = self.find(), self.expected(), []
         for name, path in found_at.items():
             found = _checksum(path) if path else ""
-            problem = (
-                "missing" if path is None else "" if found == expected.get(name, found) else "truncated or altered"
-            )
+            altered = "" if found == expected.get(name, found) else "truncated or altered"
+            problem = altered if path else "missing"
             checks.append(FileCheck(str(path or name), not problem, found, expected.get(name, ""), problem))
-        there = {name: path for name, path in found_at.items() if path is not None}
-        if all(check.ok for check in checks) and not there.keys() <= expected.keys():
+        if all(check.ok for check in checks) and not found_at.keys() <= expected.keys():
             try:
-                self._read(there)
+                self._read(_present(found_at))
             except (DatasetError, OSError) as error:
                 checks = [FileCheck(check.file, False, check.found, check.expected, str(error)) for check in checks]
         return checks
+
+    def _not_there(self, reason: str, wanted: str, places: Sequence[str], where_from: Sequence[str]) -> DatasetError:
+        """Return the error of a set that is not there: where it was looked for, where to get it, where to put it."""
+        below = f" in {self.folder} below it" if self.folder else ""
+        lines = [
+            f"{self.title} is not there {reason}.",
+            f"Looked for {wanted} in:",
+            *(f"  {place}" for place in places),
+            *where_from,
+            f"and put the files into {paths.cache_root() / self.folder},",
+            f"or point the environment variable HATLAB_DATA at a folder that has them{below}.",
+        ]
+        return DatasetError("\n".join(lines))
+
+
+def _first(place: str) -> Path | None:
+    candidates = [root / place for root in paths.data_roots()]
+    return next((path for path in candidates if (path.is_dir() if place.endswith("/") else path.is_file())), None)
+
+
+def _present(found: Mapping[str, Path | None]) -> dict[str, Path]:
+    return {name: path for name, path in found.items() if path is not None}
 
 
 def _checksum(path: Path) -> str:

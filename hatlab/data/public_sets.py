@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import socket
 import uuid
+import zipfile
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from hatlab.data.formats import DatasetError, Images, read_cifar, read_idx, read_svhn
+from hatlab.data.formats import DatasetError, Images, read_cifar, read_idx, read_svhn, reading, zip_entries
+from hatlab.data.image_folders import labelled, read_tree
 from hatlab.data.named_sets import NamedSet
-from hatlab.data.traffic_signs import read_gtsrb
 from hatlab.support import paths
 
-__all__ = ["CIFAR_MEAN", "CIFAR_STD", "PUBLIC_SETS", "PublicSet"]
+__all__ = ["CIFAR_MEAN", "CIFAR_STD", "PUBLIC_SETS", "PublicSet", "read_gtsrb"]
 
 PATIENCE = 20.0  # seconds that a server may be silent
 
@@ -52,37 +54,26 @@ class PublicSet(NamedSet):
     unpacked: Mapping[str, str] = field(default_factory=dict)
 
     @abstractmethod
-    def _md5(self) -> Mapping[str, str]:
-        """Return the md5 that torchvision lists for each file, packed and unpacked."""
+    def _listed(self) -> Mapping[str, tuple[str, Sequence[str]]]:
+        """Return what torchvision lists: for each file, packed and unpacked, its md5 and its URLs, best first."""
 
-    @abstractmethod
-    def _urls(self, name: str) -> list[str]:
-        """Return where torchvision downloads a file from, the first choice first."""
-
-    def find(self) -> dict[str, Path | None]:
-        roots = paths.data_roots()
-        found = {name: _first(root / self.folder / name for root in roots) for name in self.files}
-        if self.unpacked and None in found.values():
-            for root in roots:
-                members = {name: root / place for name, place in self.unpacked.items()}
-                if all(member.exists() for member in members.values()):
-                    return dict(members)
-        return found
-
-    def fetch(self, *, download: bool = True) -> dict[str, Path]:
-        found = self.find()
-        missing = [name for name, path in found.items() if path is None]
-        if missing and not download:
-            raise DatasetError(self._how_to_get(missing, "nothing was downloaded"))
-        for name in missing:
-            found[name] = self._download(name, missing)
-        return {name: path for name, path in found.items() if path is not None}
+    def places(self) -> Sequence[Mapping[str, str]]:
+        packed = {name: f"{self.folder}/{name}".lstrip("/") for name in self.files}
+        return (packed, self.unpacked) if self.unpacked else (packed,)
 
     def expected(self) -> dict[str, str]:
-        return {name: f"md5:{md5}" for name, md5 in self._md5().items()}
+        return {name: f"md5:{md5}" for name, (md5, _) in self._listed().items()}
+
+    def _urls(self, name: str) -> Sequence[str]:
+        return self._listed()[name][1]
 
     def _source(self) -> Any:
         return getattr(importlib.import_module("torchvision.datasets"), self.torchvision)
+
+    def _get(self, missing: list[str], download: bool) -> dict[str, Path]:
+        if not download:
+            raise self._absent(missing, "nothing was downloaded")
+        return {name: self._download(name, missing) for name in missing}
 
     def _download(self, name: str, missing: list[str]) -> Path:
         """Download to a name of its own first: an interrupted download never looks like a file."""
@@ -102,38 +93,24 @@ class PublicSet(NamedSet):
                 reasons.append(f"{url}: {error}")
             finally:
                 temporary.unlink(missing_ok=True)
-        raise DatasetError(self._how_to_get(missing, "could not be downloaded: " + "; ".join(reasons)))
+        raise self._absent(missing, "could not be downloaded: " + "; ".join(reasons))
 
-    def _how_to_get(self, missing: list[str], reason: str) -> str:
-        looked = [f"  {root / self.folder}" for root in paths.data_roots()]
+    def _absent(self, missing: list[str], reason: str) -> DatasetError:
+        roots = paths.data_roots()
+        places = [str(root / self.folder) for root in roots]
         if self.unpacked:
-            looked += [
-                f"  {(root / next(iter(self.unpacked.values()))).parent} (unpacked)" for root in paths.data_roots()
-            ]
-        urls = [f"  {self._urls(name)[0]}" for name in missing]
-        below = f" in {self.folder} below it" if self.folder else ""
-        return "\n".join(
-            [
-                f"{self.title} is not there ({reason}).",
-                f"Looked for {', '.join(missing)} in:",
-                *looked,
-                "Download on a machine with a network:",
-                *urls,
-                f"and put the files into {paths.cache_root() / self.folder},",
-                f"or point the environment variable HATLAB_DATA at a folder that has them{below}.",
-            ]
-        )
+            places += [f"{(root / next(iter(self.unpacked.values()))).parent} (unpacked)" for root in roots]
+        where_from = ["Download on a machine with a network:", *(f"  {self._urls(name)[0]}" for name in missing)]
+        return self._not_there(f"({reason})", ", ".join(missing), places, where_from)
 
 
 @dataclass(frozen=True, kw_only=True)
 class IdxSet(PublicSet):
-    """MNIST and what took its form: four gzipped IDX files."""
+    """MNIST or Fashion-MNIST: four gzipped IDX files."""
 
-    def _md5(self) -> Mapping[str, str]:
-        return dict(self._source().resources)
-
-    def _urls(self, name: str) -> list[str]:
-        return [mirror + name for mirror in self._source().mirrors]
+    def _listed(self) -> Mapping[str, tuple[str, Sequence[str]]]:
+        source = self._source()
+        return {name: (md5, [mirror + name for mirror in source.mirrors]) for name, md5 in source.resources}
 
     def _read(self, files: Mapping[str, Path]) -> Images:
         source = self._source()
@@ -144,15 +121,12 @@ class IdxSet(PublicSet):
 
 @dataclass(frozen=True, kw_only=True)
 class CifarSet(PublicSet):
-    """CIFAR-10 and CIFAR-100: batches of pickled arrays, in an archive or unpacked."""
+    """CIFAR-10 or CIFAR-100: batches of pickled arrays, in an archive or unpacked."""
 
-    def _md5(self) -> Mapping[str, str]:
+    def _listed(self) -> Mapping[str, tuple[str, Sequence[str]]]:
         source = self._source()
         members = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
-        return dict([(source.filename, source.tgz_md5), *members])
-
-    def _urls(self, name: str) -> list[str]:
-        return [self._source().url]
+        return {source.filename: (source.tgz_md5, [source.url]), **{name: (md5, []) for name, md5 in members}}
 
     def _read(self, files: Mapping[str, Path]) -> Images:
         source = self._source()
@@ -164,11 +138,8 @@ class CifarSet(PublicSet):
 class SvhnSet(PublicSet):
     """SVHN's digits cut out to 32x32: two `.mat` files."""
 
-    def _md5(self) -> Mapping[str, str]:
-        return {name: md5 for _, name, md5 in self._source().split_list.values() if name in self.files}
-
-    def _urls(self, name: str) -> list[str]:
-        return [url for url, file, _ in self._source().split_list.values() if file == name]
+    def _listed(self) -> Mapping[str, tuple[str, Sequence[str]]]:
+        return {name: (md5, [url]) for url, name, md5 in self._source().split_list.values() if name in self.files}
 
     def _read(self, files: Mapping[str, Path]) -> Images:
         train, test = (files[name] for name in self.files)
@@ -179,23 +150,61 @@ class SvhnSet(PublicSet):
 class GtsrbSet(PublicSet):
     """Traffic signs in PPM images of many sizes, brought to 32x32: three zip files, or what they hold, unpacked."""
 
-    def _md5(self) -> Mapping[str, str]:
-        return GTSRB_MD5
-
-    def _urls(self, name: str) -> list[str]:
-        return [GTSRB_URL + name]
+    def _listed(self) -> Mapping[str, tuple[str, Sequence[str]]]:
+        return {name: (md5, [GTSRB_URL + name]) for name, md5 in GTSRB_MD5.items()}
 
     def _read(self, files: Mapping[str, Path]) -> Images:
         return read_gtsrb(*files.values())
 
 
-def _first(candidates: Iterator[Path]) -> Path | None:
-    return next((path for path in candidates if path.is_file()), None)
+def read_gtsrb(training: Path, test: Path, truth: Path) -> Images:
+    """Return GTSRB, each image brought to 3x32x32.
+
+    torchvision's class takes only unpacked images, and reports neither a test image without a class nor a class
+    without images.
+
+    Args:
+        training: archive or folder with 00000/*.ppm to 00042/*.ppm.
+        test: archive or folder with Images/*.ppm.
+        truth: `GT-final_test.csv`, or a zip archive with it; it gives the class of each test image.
+
+    Raises:
+        DatasetError: damaged files; a test image without a class, or a class without images.
+    """
+    train = read_tree(training, "RGB", 32)
+    tested = {name: image for (_, name), image in read_tree(test, "RGB", 32).items()}
+    class_of = _gtsrb_truth(truth)
+    if absent := sorted(class_of.keys() ^ tested.keys()):
+        raise DatasetError(f"{absent[0]} is only in one of {test} and {truth}: every test image needs a class")
+    names = [f"{label:05d}" for label in range(43)]
+    for path, found in ((training, {name for name, _ in train}), (truth, set(class_of.values()))):
+        if wrong := sorted(found ^ set(names)):
+            raise DatasetError(f"{path}: needs all classes from {names[0]} to {names[-1]} and no other: {wrong[0]}")
+    by_class = {(class_of[name], name): image for name, image in tested.items()}
+    return Images(*labelled(train, names), *labelled(by_class, names), tuple(map(str, range(43))))
+
+
+def _gtsrb_truth(path: Path) -> dict[str, str]:
+    """Return file name -> class, as the folders of the training images are named."""
+    import pandas as pd
+
+    with reading(f"{path} does not list file names and classes"):
+        if zipfile.is_zipfile(path):
+            content = b"".join(
+                read() for place, read in zip_entries(path) if read and place.name == "GT-final_test.csv"
+            )
+        else:
+            content = path.read_bytes()
+        types = {"Filename": str, "ClassId": int}
+        table = pd.read_csv(io.BytesIO(content), sep=";", usecols=list(types), dtype=types)
+    return {name: f"{label:05d}" for name, label in zip(table["Filename"], table["ClassId"], strict=True)}
 
 
 @contextlib.contextmanager
 def _patience(seconds: float) -> Iterator[None]:
-    """torchvision sets no time limit, and a firewall that drops packets would hold a class for minutes."""
+    """Limit how long a server may be silent: torchvision sets no limit, and a firewall that drops packets would hold a
+    class for minutes.
+    """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -274,8 +283,8 @@ PUBLIC_SETS = {
             mean=(0.3398, 0.3117, 0.3210),
             std=(0.2755, 0.2647, 0.2712),
             unpacked={
-                "GTSRB/Training": "gtsrb/GTSRB/Training",
-                "GTSRB/Final_Test": "gtsrb/GTSRB/Final_Test",
+                "GTSRB/Training": "gtsrb/GTSRB/Training/",
+                "GTSRB/Final_Test": "gtsrb/GTSRB/Final_Test/",
                 "GT-final_test.csv": "gtsrb/GT-final_test.csv",
             },
         ),

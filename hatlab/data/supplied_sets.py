@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from hatlab.data.formats import READ_ERRORS, DatasetError, Images, channels_first, read_idx
-from hatlab.data.image_folders import class_sizes, read_tree
+from hatlab.data.formats import DatasetError, Images, read_idx, reading
+from hatlab.data.image_folders import class_sizes, labelled, read_tree
 from hatlab.data.named_sets import NamedSet
 from hatlab.support import paths
 
@@ -48,19 +48,8 @@ class SuppliedSet(NamedSet):
     forms: tuple[Form, ...]
     origin: tuple[str, ...]
 
-    def find(self) -> dict[str, Path | None]:
-        for form in self.forms:
-            for root in paths.data_roots():
-                places = {place: root / place for place in form.places}
-                if all(path.is_dir() if place.endswith("/") else path.is_file() for place, path in places.items()):
-                    return dict(places)
-        return dict.fromkeys(self.forms[0].places)
-
-    def fetch(self, *, download: bool = True) -> dict[str, Path]:
-        found = {place: path for place, path in self.find().items() if path is not None}
-        if not found:
-            raise DatasetError(self._how_to_get())
-        return found
+    def places(self) -> Sequence[Mapping[str, str]]:
+        return [{place: place for place in form.places} for form in self.forms]
 
     def expected(self) -> dict[str, str]:
         return {}
@@ -69,24 +58,17 @@ class SuppliedSet(NamedSet):
         n = len(images.y_train) + len(images.y_test)
         return self._form(files).title.format(images=f"{n:,}", classes=len(images.classes))
 
+    def _get(self, missing: list[str], download: bool) -> dict[str, Path]:
+        wanted = " or ".join(" with ".join(form.places) for form in self.forms)
+        roots = [str(root) for root in paths.data_roots()]
+        where_from = ["Get it from:", *(f"  {line}" for line in self.origin)]
+        raise self._not_there("(it is not downloaded for you)", wanted, roots, where_from)
+
     def _read(self, files: Mapping[str, Path]) -> Images:
         return self._form(files).read(*files.values())
 
     def _form(self, files: Mapping[str, Path]) -> Form:
         return next(form for form in self.forms if form.places == tuple(files))
-
-    def _how_to_get(self) -> str:
-        return "\n".join(
-            [
-                f"{self.title} is not there, and is not downloaded for you.",
-                f"Looked for {' or '.join(' with '.join(form.places) for form in self.forms)} in:",
-                *(f"  {root}" for root in paths.data_roots()),
-                "Get it from:",
-                *(f"  {line}" for line in self.origin),
-                f"and put it into {paths.cache_root()},",
-                "or point the environment variable HATLAB_DATA at a folder that has it.",
-            ]
-        )
 
 
 def _in_two(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...], origin: Path) -> Images:
@@ -112,15 +94,12 @@ def _letters(path: Path) -> Images:
     images = read_tree(path, "L", 28, skip_damaged=True)
     if (found := sorted({letter for letter, _ in images})) != list(LETTERS):
         raise DatasetError(f"{path} has the classes {', '.join(found)}; notMNIST has {', '.join(LETTERS)}")
-    y = np.array([LETTERS.index(letter) for letter, _ in images], dtype=np.int64)
-    return _in_two(channels_first(np.stack(list(images.values()))), y, LETTERS, path)
+    return _in_two(*labelled(images, LETTERS), LETTERS, path)
 
 
 def _letters_idx(images: Path, labels: Path) -> Images:
-    try:
+    with reading(f"{images} and {labels} are not readable IDX files", IndexError):
         x, y = read_idx(images), read_idx(labels).astype(np.int64)
-    except (*READ_ERRORS, IndexError) as error:
-        raise DatasetError(f"{images} and {labels} are not readable IDX files: {error}; left in place") from error
     if x.shape[1:] != (28, 28) or y.shape != x.shape[:1] or set(y.tolist()) != set(range(10)):
         raise DatasetError(
             f"{images} has shape {x.shape} and {labels} {y.shape}; needed are (N, 28, 28) and (N,), of labels 0 to 9"
@@ -138,11 +117,8 @@ def _faces(path: Path) -> Images:
     most = sorted(sizes, key=lambda person: (-sizes[person], person))[:PERSONS]
     if len(sizes) > PERSONS:
         logger.info("%s: of %d persons the %d with most images are taken", path, len(sizes), PERSONS)
-    images = read_tree(path, "RGB", 32, keep=most)
     persons = tuple(sorted(most))
-    number = {person: k for k, person in enumerate(persons)}
-    y = np.array([number[person] for person, _ in images], dtype=np.int64)
-    return _in_two(channels_first(np.stack(list(images.values()))), y, persons, path)
+    return _in_two(*labelled(read_tree(path, "RGB", 32, keep=most), persons), persons, path)
 
 
 SUPPLIED_SETS = {

@@ -20,11 +20,11 @@ class Toy(NamedSet):
     place: Path
     known: str = ""
 
-    def find(self):
-        return {"toy": self.place if self.place.exists() else None}
+    def places(self):
+        return [{"toy": str(self.place)}]
 
-    def fetch(self, *, download=True):
-        return {"toy": self.place}
+    def _get(self, missing, download):
+        raise DatasetError(f"{missing} cannot be had")
 
     def expected(self):
         return {"toy": self.known} if self.known else {}
@@ -42,6 +42,11 @@ def toy(tmp_path, content=b"abc", known="", size=None):
         place.write_bytes(content)
     files = {} if size is None else {"toy": size}
     return Toy(name="toy", title="Toy", files=files, mean=None, std=None, place=place, known=known)
+
+
+def test_what_cannot_be_had_is_not_fetched(tmp_path):
+    with pytest.raises(DatasetError, match=r"toy.* cannot be had"):
+        toy(tmp_path, None).fetch()
 
 
 def test_a_file_is_compared_before_it_is_decoded(tmp_path):
