@@ -1,4 +1,4 @@
-"""What all data sets with a name and files of their own have in common: found, hashed, compared, decoded."""
+"""The base of data sets that have a name and files: it finds, hashes, compares and decodes the files."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class FileCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class NamedSet(ABC):
-    """A set of images that is asked for by name.
+    """A set of images that has a name and files.
 
     Attributes:
         title: what results call it.
-        folder: where its files stand below a data root; what its files are called is relative to it.
-        files: size in bytes of each file, where it is known.
+        folder: the folder of its files, relative to a data root; names of files are relative to `folder`.
+        files: size in bytes of each file whose size is known.
         mean, std: per channel, of pixels scaled to [0, 1]; None: those of the training images.
     """
 
@@ -86,15 +86,16 @@ class NamedSet(ABC):
         return self.title
 
     def find(self) -> dict[str, Path | None]:
-        """Return where each file (or folder) is in the first form that is all there; else, of the first form, or None.
+        """Return where each file (or folder) of the set is, or None for a missing one.
 
-        A file that is in several data roots is taken from the first.
+        The first form that is complete is taken, else the first form. Each file is taken from the first data root that
+        has it.
         """
         forms = [{name: _first(place) for name, place in form.items()} for form in self.places()]
         return next((form for form in forms if None not in form.values()), forms[0])
 
     def fetch(self, *, download: bool = True) -> dict[str, Path]:
-        """Return where each file is, after downloading those that are nowhere, if that is possible and wanted.
+        """Return where each file is. Missing files are downloaded if `download` and if hatlab can.
 
         Raises:
             DatasetError: with where each file was looked for, where to get it and where to put it.
@@ -108,7 +109,7 @@ class NamedSet(ABC):
         return {name: _checksum(path) for name, path in files.items()}
 
     def decode(self, files: Mapping[str, Path], checksums: Mapping[str, str]) -> Images:
-        """Return the images, once `checksums` of `files` are seen to be those expected.
+        """Compare `checksums` of `files` with the expected ones, then return the images.
 
         Raises:
             DatasetError: naming the file, the checksum expected and the one found. The file is left in place.
@@ -135,7 +136,7 @@ class NamedSet(ABC):
         return SetStatus(self.name, self.title, "damaged" if damaged else "ready", folders, sum(sizes.values()))
 
     def verify(self) -> list[FileCheck]:
-        """Hash every file anew and compare; where no checksum is known, see whether the files can be decoded."""
+        """Hash every file again and compare. If a file has no known checksum, try to decode the files."""
         found_at, expected, checks = self.find(), self.expected(), []
         for name, path in found_at.items():
             found = _checksum(path) if path else ""
@@ -153,7 +154,7 @@ class NamedSet(ABC):
         """Return the error of a set that is not there: where it was looked for, where to get it, where to put it."""
         below = f" in {self.folder} below it" if self.folder else ""
         lines = [
-            f"{self.title} is not there {reason}.",
+            f"{self.title} is not there{reason}.",
             f"Looked for {wanted} in:",
             *(f"  {place}" for place in places),
             *where_from,

@@ -1,6 +1,6 @@
 """MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100, SVHN, GTSRB: files in torchvision's layout, with its URLs and checksums.
 
-torchvision is asked only where something must be downloaded or decoded: importing it takes seconds.
+torchvision is imported only to download, decode or verify a set, because importing it takes seconds.
 """
 
 from __future__ import annotations
@@ -43,11 +43,12 @@ GTSRB_MD5 = {
 
 @dataclass(frozen=True, kw_only=True)
 class PublicSet(NamedSet):
-    """One set as torchvision lays it out; `files` are those to download.
+    """A set that hatlab downloads, in torchvision's layout; `files` are the downloads.
 
     Attributes:
         torchvision: name of its class in `torchvision.datasets`.
-        unpacked: the alternative to archives: what they hold, and where that stands below a data root once unpacked.
+        unpacked: what the downloaded archives hold: name -> place below a data root once unpacked. It is read where
+            the archives are missing.
     """
 
     torchvision: str
@@ -76,7 +77,7 @@ class PublicSet(NamedSet):
         return {name: self._download(name, missing) for name in missing}
 
     def _download(self, name: str, missing: list[str]) -> Path:
-        """Download to a name of its own first: an interrupted download never looks like a file."""
+        """Download to a temporary name first, so that an interrupted download never looks complete."""
         from torchvision.datasets.utils import download_url
 
         target = paths.cache_root() / self.folder / name
@@ -101,7 +102,7 @@ class PublicSet(NamedSet):
         if self.unpacked:
             places += [f"{(root / next(iter(self.unpacked.values()))).parent} (unpacked)" for root in roots]
         where_from = ["Download on a machine with a network:", *(f"  {self._urls(name)[0]}" for name in missing)]
-        return self._not_there(f"({reason})", ", ".join(missing), places, where_from)
+        return self._not_there(f" ({reason})", ", ".join(missing), places, where_from)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,13 +214,9 @@ def _patience(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _idx_files(train_images: int, train_labels: int, test_images: int, test_labels: int) -> dict[str, int]:
-    return {
-        "train-images-idx3-ubyte.gz": train_images,
-        "train-labels-idx1-ubyte.gz": train_labels,
-        "t10k-images-idx3-ubyte.gz": test_images,
-        "t10k-labels-idx1-ubyte.gz": test_labels,
-    }
+def _idx_files(*sizes: int) -> dict[str, int]:
+    kinds = ("images-idx3", "labels-idx1")
+    return dict(zip((f"{split}-{kind}-ubyte.gz" for split in ("train", "t10k") for kind in kinds), sizes, strict=True))
 
 
 # Fashion-MNIST: the authors' .2190 and .3318 describe images padded to 32x32 with zeros; these describe the same

@@ -1,4 +1,4 @@
-"""FaceScrub and notMNIST: sets that hatlab does not download. They are read in the forms in which people have them."""
+"""FaceScrub and notMNIST: sets that hatlab does not download. It reads the forms in which people have them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Form:
-    """One form in which a set may be there.
+    """One form of the files of a set.
 
     Attributes:
         places: its files and folders (with a "/" at the end), below a data root; all of them are needed.
-        read: makes images of them.
-        title: what results call it; may hold {images} and {classes}, their numbers.
+        read: returns the Images of the paths of these places.
+        title: what results call it; "{images}" and "{classes}" stand for their numbers.
     """
 
     places: tuple[str, ...]
@@ -38,11 +38,11 @@ class Form:
 
 @dataclass(frozen=True, kw_only=True)
 class SuppliedSet(NamedSet):
-    """One set whose files the user puts there.
+    """A set whose files the user supplies.
 
     Attributes:
-        forms: the first that is there, in whatever data root, is used.
-        origin: where to get it.
+        forms: the forms that are read; the first one that is found, in any data root, is taken.
+        origin: where to get it, line by line.
     """
 
     forms: tuple[Form, ...]
@@ -62,7 +62,7 @@ class SuppliedSet(NamedSet):
         wanted = " or ".join(" with ".join(form.places) for form in self.forms)
         roots = [str(root) for root in paths.data_roots()]
         where_from = ["Get it from:", *(f"  {line}" for line in self.origin)]
-        raise self._not_there("(it is not downloaded for you)", wanted, roots, where_from)
+        raise self._not_there(", and is not downloaded for you", wanted, roots, where_from)
 
     def _read(self, files: Mapping[str, Path]) -> Images:
         return self._form(files).read(*files.values())
@@ -72,7 +72,7 @@ class SuppliedSet(NamedSet):
 
 
 def _in_two(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...], origin: Path) -> Images:
-    """Draw a tenth of all images for testing, as the authors' scripts do."""
+    """Draw a tenth of all images for testing, as the authors' scripts do. `origin` is named in errors."""
     from sklearn.model_selection import train_test_split
 
     order = np.arange(len(y))
@@ -90,7 +90,7 @@ def _in_two(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...], origin: Path
 
 
 def _letters(path: Path) -> Images:
-    """A few files of notMNIST are known to be no images. The authors left a black image, labelled A, for each."""
+    """Read notMNIST_small without its two files that are no images; the authors have a black A for each."""
     images = read_tree(path, "L", 28, skip_damaged=True)
     if (found := sorted({letter for letter, _ in images})) != list(LETTERS):
         raise DatasetError(f"{path} has the classes {', '.join(found)}; notMNIST has {', '.join(LETTERS)}")
@@ -111,8 +111,9 @@ def _letters_idx(images: Path, labels: Path) -> Images:
 
 
 def _faces(path: Path) -> Images:
-    """The authors' script takes the persons with the most images too, but fills its (3, 32, 32) from (32, 32, 3) by a
-    reshape, which scrambles pixels and colours."""
+    """Read the persons with the most images, as the authors' script does. It makes (3, 32, 32) of (32, 32, 3) by a
+    reshape, which scrambles pixels and colours; here they keep their places.
+    """
     sizes = class_sizes(path)
     most = sorted(sizes, key=lambda person: (-sizes[person], person))[:PERSONS]
     if len(sizes) > PERSONS:
