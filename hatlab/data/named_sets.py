@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ from hatlab.data.image_folders import folder_checksum
 from hatlab.support import paths
 from hatlab.support.provenance import checksum
 
-__all__ = ["FileCheck", "NamedSet", "SetStatus"]
+__all__ = ["FileCheck", "Form", "NamedSet", "SetStatus"]
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,31 @@ class FileCheck:
     problem: str
 
 
+@dataclass(frozen=True)
+class Form:
+    """One form of the files of a set.
+
+    Attributes:
+        files: the name of each file and its place below a data root; a place that ends in "/" is a folder. All of them
+            are needed.
+        read: returns the Images of the paths of these files, in their order.
+        title: what results call the set in this form; "{images}" and "{classes}" stand for their numbers.
+    """
+
+    files: Mapping[str, str]
+    read: Callable[..., Images]
+    title: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class NamedSet(ABC):
     """A set of images that has a name and files.
 
     Attributes:
-        title: what results call it.
+        title: what results call it, whatever its form.
         folder: the folder of its files, relative to a data root; names of files are relative to `folder`.
         files: size in bytes of each file whose size is known.
+        forms: the forms that are read. The first one that is complete is taken.
         mean, std: per channel, of pixels scaled to [0, 1]; None: those of the training images.
     """
 
@@ -59,31 +76,29 @@ class NamedSet(ABC):
     title: str
     folder: str = ""
     files: Mapping[str, int] = field(default_factory=dict)
+    forms: tuple[Form, ...]
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
-
-    @abstractmethod
-    def places(self) -> Sequence[Mapping[str, str]]:
-        """Return the forms in which the set may be there: for each file its place below a data root.
-
-        A place that ends in "/" is a folder. Files are called by the same names in all other methods.
-        """
 
     @abstractmethod
     def _get(self, missing: list[str], download: bool) -> dict[str, Path]:
         """Return where the missing files of the first form are once they are downloaded, or raise DatasetError."""
 
-    @abstractmethod
     def expected(self) -> dict[str, str]:
         """Return the known checksums, of files in any form in which the set may be there."""
-
-    @abstractmethod
-    def _read(self, files: Mapping[str, Path]) -> Images:
-        """Return the images of `files`."""
+        return {}
 
     def titled(self, files: Mapping[str, Path], images: Images) -> str:
-        """Return what results call the set in the form in which it is there."""
-        return self.title
+        """Return what results call the set in the form that `files` are in."""
+        n = len(images.y_train) + len(images.y_test)
+        return self._form(files).title.format(images=f"{n:,}", classes=len(images.classes))
+
+    def _form(self, files: Mapping[str, Path]) -> Form:
+        return next(form for form in self.forms if form.files.keys() == files.keys())
+
+    def _read(self, files: Mapping[str, Path]) -> Images:
+        form = self._form(files)
+        return form.read(*(files[name] for name in form.files))
 
     def find(self) -> dict[str, Path | None]:
         """Return where each file (or folder) of the set is, or None for a missing one.
@@ -91,7 +106,7 @@ class NamedSet(ABC):
         The first form that is complete is taken, else the first form. Each file is taken from the first data root that
         has it.
         """
-        forms = [{name: _first(place) for name, place in form.items()} for form in self.places()]
+        forms = [{name: _first(place) for name, place in form.files.items()} for form in self.forms]
         return next((form for form in forms if None not in form.values()), forms[0])
 
     def fetch(self, *, download: bool = True) -> dict[str, Path]:
@@ -102,7 +117,8 @@ class NamedSet(ABC):
         """
         found = self.find()
         missing = [name for name, path in found.items() if path is None]
-        return {**_present(found), **(self._get(missing, download) if missing else {})}
+        got = self._get(missing, download) if missing else {}
+        return {name: path or got[name] for name, path in found.items()}
 
     def checksums(self, files: Mapping[str, Path]) -> dict[str, str]:
         """Return the md5 of each file, and the sha256 of the images in each folder."""

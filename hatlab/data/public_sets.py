@@ -12,20 +12,20 @@ import os
 import socket
 import uuid
 import zipfile
-from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from hatlab.data.formats import DatasetError, Images, read_cifar, read_idx, read_svhn, reading, zip_entries
+from hatlab.data.formats import SPLITS, DatasetError, Images, read_cifar, read_idx, read_svhn, reading, zip_entries
 from hatlab.data.image_folders import labelled, read_tree
-from hatlab.data.named_sets import NamedSet
+from hatlab.data.named_sets import Form, NamedSet
 from hatlab.support import paths
 
 __all__ = ["CIFAR_MEAN", "CIFAR_STD", "PUBLIC_SETS", "PublicSet", "read_gtsrb"]
 
+Listed = Mapping[str, tuple[str, Sequence[str]]]  # file -> md5, URLs of which the first is tried first
 PATIENCE = 20.0  # seconds that a server may be silent
 
 # The authors' constants for CIFAR-10 and CIFAR-100 (hat/src/dataloaders/cifar.py)
@@ -47,29 +47,20 @@ class PublicSet(NamedSet):
 
     Attributes:
         torchvision: name of its class in `torchvision.datasets`.
-        unpacked: what the downloaded archives hold: name -> place below a data root once unpacked. It is read where
-            the archives are missing.
+        listed: returns, from that class, the md5 and the URLs of each file. Unpacked files have no URL.
     """
 
     torchvision: str
-    unpacked: Mapping[str, str] = field(default_factory=dict)
-
-    @abstractmethod
-    def _listed(self) -> Mapping[str, tuple[str, Sequence[str]]]:
-        """Return what torchvision lists: for each file, packed and unpacked, its md5 and its URLs, best first."""
-
-    def places(self) -> Sequence[Mapping[str, str]]:
-        packed = {name: f"{self.folder}/{name}".lstrip("/") for name in self.files}
-        return (packed, self.unpacked) if self.unpacked else (packed,)
+    listed: Callable[[Any], Listed]
 
     def expected(self) -> dict[str, str]:
-        return {name: f"md5:{md5}" for name, (md5, _) in self._listed().items()}
+        return {name: f"md5:{md5}" for name, (md5, _) in self.listed(self._source()).items()}
 
     def _urls(self, name: str) -> Sequence[str]:
-        return self._listed()[name][1]
+        return self.listed(self._source())[name][1]
 
     def _source(self) -> Any:
-        return getattr(importlib.import_module("torchvision.datasets"), self.torchvision)
+        return _torchvision(self.torchvision)
 
     def _get(self, missing: list[str], download: bool) -> dict[str, Path]:
         if not download:
@@ -99,63 +90,14 @@ class PublicSet(NamedSet):
     def _absent(self, missing: list[str], reason: str) -> DatasetError:
         roots = paths.data_roots()
         places = [str(root / self.folder) for root in roots]
-        if self.unpacked:
-            places += [f"{(root / next(iter(self.unpacked.values()))).parent} (unpacked)" for root in roots]
+        for unpacked in self.forms[1:]:
+            places += [f"{(root / next(iter(unpacked.files.values()))).parent} (unpacked)" for root in roots]
         where_from = ["Download on a machine with a network:", *(f"  {self._urls(name)[0]}" for name in missing)]
         return self._not_there(f" ({reason})", ", ".join(missing), places, where_from)
 
 
-@dataclass(frozen=True, kw_only=True)
-class IdxSet(PublicSet):
-    """MNIST or Fashion-MNIST: four gzipped IDX files."""
-
-    def _listed(self) -> Mapping[str, tuple[str, Sequence[str]]]:
-        source = self._source()
-        return {name: (md5, [mirror + name for mirror in source.mirrors]) for name, md5 in source.resources}
-
-    def _read(self, files: Mapping[str, Path]) -> Images:
-        source = self._source()
-        x_train, y_train, x_test, y_test = (read_idx(files[name]) for name, _ in source.resources)
-        classes = tuple(name.split(" - ")[0] for name in source.classes)  # MNIST's are "0 - zero"
-        return Images(x_train[:, None], y_train.astype(int), x_test[:, None], y_test.astype(int), classes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CifarSet(PublicSet):
-    """CIFAR-10 or CIFAR-100: batches of pickled arrays, in an archive or unpacked."""
-
-    def _listed(self) -> Mapping[str, tuple[str, Sequence[str]]]:
-        source = self._source()
-        members = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
-        return {source.filename: (source.tgz_md5, [source.url]), **{name: (md5, []) for name, md5 in members}}
-
-    def _read(self, files: Mapping[str, Path]) -> Images:
-        source = self._source()
-        train, test = ([name for name, _ in names] for names in (source.train_list, source.test_list))
-        return read_cifar(files, train, test, source.meta["filename"])
-
-
-@dataclass(frozen=True, kw_only=True)
-class SvhnSet(PublicSet):
-    """SVHN's digits cut out to 32x32: two `.mat` files."""
-
-    def _listed(self) -> Mapping[str, tuple[str, Sequence[str]]]:
-        return {name: (md5, [url]) for url, name, md5 in self._source().split_list.values() if name in self.files}
-
-    def _read(self, files: Mapping[str, Path]) -> Images:
-        train, test = (files[name] for name in self.files)
-        return read_svhn(train, test)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GtsrbSet(PublicSet):
-    """Traffic signs in PPM images of many sizes, brought to 32x32: three zip files, or what they hold, unpacked."""
-
-    def _listed(self) -> Mapping[str, tuple[str, Sequence[str]]]:
-        return {name: (md5, [GTSRB_URL + name]) for name, md5 in GTSRB_MD5.items()}
-
-    def _read(self, files: Mapping[str, Path]) -> Images:
-        return read_gtsrb(*files.values())
+def _torchvision(name: str) -> Any:
+    return getattr(importlib.import_module("torchvision.datasets"), name)
 
 
 def read_gtsrb(training: Path, test: Path, truth: Path) -> Images:
@@ -214,9 +156,56 @@ def _patience(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _idx_files(*sizes: int) -> dict[str, int]:
+# --- the sets -------------------------------------------------------------------------------------------------------
+
+
+def _public(
+    files: Mapping[str, int],
+    read: Callable[..., Images],
+    *,
+    title: str,
+    folder: str = "",
+    unpacked: Mapping[str, str] | None = None,
+    **fields: Any,
+) -> PublicSet:
+    """Return the set of these downloads. `unpacked` is read in their place: what they hold, by place below a root."""
+    packed = {name: f"{folder}/{name}".lstrip("/") for name in files}
+    forms = tuple(Form(places, read, title) for places in (packed, unpacked) if places)
+    return PublicSet(files=files, title=title, folder=folder, forms=forms, **fields)
+
+
+def _idx_set(torchvision: str, sizes: Sequence[int], **fields: Any) -> PublicSet:
+    """Return MNIST or Fashion-MNIST: four gzipped IDX files."""
     kinds = ("images-idx3", "labels-idx1")
-    return dict(zip((f"{split}-{kind}-ubyte.gz" for split in ("train", "t10k") for kind in kinds), sizes, strict=True))
+    names = [f"{split}-{kind}-ubyte.gz" for split in ("train", "t10k") for kind in kinds]
+
+    def listed(source: Any) -> Listed:
+        return {name: (md5, [mirror + name for mirror in source.mirrors]) for name, md5 in source.resources}
+
+    def read(*files: Path) -> Images:
+        x_train, y_train, x_test, y_test = map(read_idx, files)
+        classes = tuple(name.split(" - ")[0] for name in _torchvision(torchvision).classes)  # MNIST's are "0 - zero"
+        return Images(x_train[:, None], y_train.astype(int), x_test[:, None], y_test.astype(int), classes)
+
+    sized = dict(zip(names, sizes, strict=True))
+    return _public(sized, read, torchvision=torchvision, folder=f"{torchvision}/raw", listed=listed, **fields)
+
+
+def _cifar_set(archive: str, size: int, folder: str, members: Sequence[str], **fields: Any) -> PublicSet:
+    """Return CIFAR-10 or CIFAR-100: batches of pickled arrays, in an archive or unpacked; the last holds the names."""
+    *train, test, meta = members
+
+    def listed(source: Any) -> Listed:
+        inner = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
+        return {source.filename: (source.tgz_md5, [source.url]), **{name: (md5, []) for name, md5 in inner}}
+
+    def read(*files: Path) -> Images:
+        names = members if len(files) > 1 else [archive]
+        return read_cifar(dict(zip(names, files, strict=True)), train, [test], meta)
+
+    unpacked = {name: f"{folder}/{name}" for name in members}
+    fields = {"mean": CIFAR_MEAN, "std": CIFAR_STD, **fields}
+    return _public({archive: size}, read, unpacked=unpacked, listed=listed, **fields)
 
 
 # Fashion-MNIST: the authors' .2190 and .3318 describe images padded to 32x32 with zeros; these describe the same
@@ -224,59 +213,55 @@ def _idx_files(*sizes: int) -> dict[str, int]:
 PUBLIC_SETS = {
     item.name: item
     for item in (
-        IdxSet(
-            name="mnist",
-            title="MNIST",
-            torchvision="MNIST",
-            folder="MNIST/raw",
-            files=_idx_files(9_912_422, 28_881, 1_648_877, 4_542),
-            mean=(0.1307,),
-            std=(0.3081,),
+        _idx_set(
+            "MNIST", (9_912_422, 28_881, 1_648_877, 4_542), name="mnist", title="MNIST", mean=(0.1307,), std=(0.3081,)
         ),
-        IdxSet(
+        _idx_set(
+            "FashionMNIST",
+            (26_421_880, 29_515, 4_422_102, 5_148),
             name="fashion_mnist",
             title="Fashion-MNIST",
-            torchvision="FashionMNIST",
-            folder="FashionMNIST/raw",
-            files=_idx_files(26_421_880, 29_515, 4_422_102, 5_148),
             mean=(0.2860,),
             std=(0.3530,),
         ),
-        CifarSet(
+        _cifar_set(
+            "cifar-10-python.tar.gz",
+            170_498_071,
+            "cifar-10-batches-py",
+            [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch", "batches.meta"],
             name="cifar10",
             title="CIFAR-10",
             torchvision="CIFAR10",
-            files={"cifar-10-python.tar.gz": 170_498_071},
-            mean=CIFAR_MEAN,
-            std=CIFAR_STD,
-            unpacked={
-                name: f"cifar-10-batches-py/{name}"
-                for name in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch", "batches.meta")
-            },
         ),
-        CifarSet(
+        _cifar_set(
+            "cifar-100-python.tar.gz",
+            169_001_437,
+            "cifar-100-python",
+            ["train", "test", "meta"],
             name="cifar100",
             title="CIFAR-100",
             torchvision="CIFAR100",
-            files={"cifar-100-python.tar.gz": 169_001_437},
-            mean=CIFAR_MEAN,
-            std=CIFAR_STD,
-            unpacked={name: f"cifar-100-python/{name}" for name in ("train", "test", "meta")},
         ),
-        SvhnSet(
+        _public(
+            {"train_32x32.mat": 182_040_794, "test_32x32.mat": 64_275_384},
+            read_svhn,
             name="svhn",
             title="SVHN",
             torchvision="SVHN",
-            files={"train_32x32.mat": 182_040_794, "test_32x32.mat": 64_275_384},
+            listed=lambda source: {
+                name: (md5, [url]) for split in SPLITS for url, name, md5 in [source.split_list[split]]
+            },
             mean=(0.4377, 0.4438, 0.4728),
             std=(0.198, 0.201, 0.197),
         ),
-        GtsrbSet(
+        _public(
+            dict(zip(GTSRB_MD5, (187_490_228, 88_978_620, 99_620), strict=True)),
+            read_gtsrb,
             name="gtsrb",
             title="GTSRB",
             torchvision="GTSRB",
             folder="gtsrb",
-            files=dict(zip(GTSRB_MD5, (187_490_228, 88_978_620, 99_620), strict=True)),
+            listed=lambda _: {name: (md5, [GTSRB_URL + name]) for name, md5 in GTSRB_MD5.items()},
             mean=(0.3398, 0.3117, 0.3210),
             std=(0.2755, 0.2647, 0.2712),
             unpacked={

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from hatlab.data.formats import DatasetError, Images, read_idx, reading
 from hatlab.data.image_folders import class_sizes, labelled, read_tree
-from hatlab.data.named_sets import NamedSet
+from hatlab.data.named_sets import Form, NamedSet
 from hatlab.support import paths
 
 __all__ = ["PERSONS", "SUPPLIED_SETS", "SuppliedSet"]
@@ -21,54 +21,21 @@ LETTERS = tuple("ABCDEFGHIJ")
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Form:
-    """One form of the files of a set.
-
-    Attributes:
-        places: its files and folders (with a "/" at the end), below a data root; all of them are needed.
-        read: returns the Images of the paths of these places.
-        title: what results call it; "{images}" and "{classes}" stand for their numbers.
-    """
-
-    places: tuple[str, ...]
-    read: Callable[..., Images]
-    title: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class SuppliedSet(NamedSet):
-    """A set whose files the user supplies.
+    """A set whose files the user supplies. `origin` says where to get it, line by line."""
 
-    Attributes:
-        forms: the forms that are read; the first one that is found, in any data root, is taken.
-        origin: where to get it, line by line.
-    """
-
-    forms: tuple[Form, ...]
     origin: tuple[str, ...]
 
-    def places(self) -> Sequence[Mapping[str, str]]:
-        return [{place: place for place in form.places} for form in self.forms]
-
-    def expected(self) -> dict[str, str]:
-        return {}
-
-    def titled(self, files: Mapping[str, Path], images: Images) -> str:
-        n = len(images.y_train) + len(images.y_test)
-        return self._form(files).title.format(images=f"{n:,}", classes=len(images.classes))
-
     def _get(self, missing: list[str], download: bool) -> dict[str, Path]:
-        wanted = " or ".join(" with ".join(form.places) for form in self.forms)
+        wanted = " or ".join(" with ".join(form.files) for form in self.forms)
         roots = [str(root) for root in paths.data_roots()]
         where_from = ["Get it from:", *(f"  {line}" for line in self.origin)]
         raise self._not_there(", and is not downloaded for you", wanted, roots, where_from)
 
-    def _read(self, files: Mapping[str, Path]) -> Images:
-        return self._form(files).read(*files.values())
 
-    def _form(self, files: Mapping[str, Path]) -> Form:
-        return next(form for form in self.forms if form.places == tuple(files))
+def _form(read: Callable[..., Images], title: str, *places: str) -> Form:
+    return Form({place: place for place in places}, read, title)
 
 
 def _in_two(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...], origin: Path) -> Images:
@@ -131,7 +98,7 @@ SUPPLIED_SETS = {
             mean=(0.5163, 0.5569, 0.4695),
             std=(0.2307, 0.2272, 0.2479),
             forms=tuple(
-                Form((f"facescrub{ending}",), _faces, "FaceScrub ({classes} persons)")
+                _form(_faces, "FaceScrub ({classes} persons)", f"facescrub{ending}")
                 for ending in ("/", ".tar", ".tar.gz", ".tar.xz")
             ),
             origin=(
@@ -146,12 +113,13 @@ SUPPLIED_SETS = {
             mean=None,
             std=None,
             forms=(
-                Form(("notMNIST_small.tar.gz",), _letters, "notMNIST"),
-                Form(("notMNIST_small/",), _letters, "notMNIST"),
-                Form(
-                    ("notmnist-10k/t10k-images-idx3-ubyte.gz", "notmnist-10k/t10k-labels-idx1-ubyte.gz"),
+                _form(_letters, "notMNIST", "notMNIST_small.tar.gz"),
+                _form(_letters, "notMNIST", "notMNIST_small/"),
+                _form(
                     _letters_idx,
                     "notMNIST ({images} images)",
+                    "notmnist-10k/t10k-images-idx3-ubyte.gz",
+                    "notmnist-10k/t10k-labels-idx1-ubyte.gz",
                 ),
             ),
             origin=(

@@ -37,10 +37,10 @@ def test_files_are_torchvisions(name):
     elif name == "svhn":
         listed = {file: f"md5:{md5}" for split in ("train", "test") for _, file, md5 in [source.split_list[split]]}
         assert list(item.files) == list(listed) and expected == listed
-    elif item.unpacked:
+    elif name.startswith("cifar"):
         listed = [file for file, _ in (*source.train_list, *source.test_list)]
         places = {file: f"{source.base_folder}/{file}" for file in (*listed, source.meta["filename"])}
-        assert item.unpacked == places
+        assert item.forms[1].files == places
         assert list(item.files) == [source.filename]
         assert expected[source.filename] == f"md5:{source.tgz_md5}"
     else:
@@ -129,7 +129,7 @@ def test_download_over_http_shows_progress(server, empty_home, monkeypatch, capf
         thread.start()
         try:
             address = f"http://127.0.0.1:{httpd.server_port}"
-            monkeypatch.setattr(public_sets.IdxSet, "_urls", lambda self, name: [f"{address}/{name}"])
+            monkeypatch.setattr(public_sets.PublicSet, "_urls", lambda self, name: [f"{address}/{name}"])
             assert load("mnist").x_train.shape == (30, 1, 28, 28)
         finally:
             httpd.shutdown()
@@ -137,14 +137,16 @@ def test_download_over_http_shows_progress(server, empty_home, monkeypatch, capf
     assert "100%" in capfd.readouterr().err
 
 
-def test_only_what_is_missing_is_downloaded(server, empty_home, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"])
+def test_only_what_is_missing_is_downloaded(server, empty_home, tmp_path, monkeypatch, name):
     lent = tmp_path / "lent" / "MNIST" / "raw"
     lent.mkdir(parents=True)
-    name = "train-images-idx3-ubyte.gz"
     (server / name).rename(lent / name)
     monkeypatch.setenv("HATLAB_DATA", str(tmp_path / "lent"))
     asked = serve(monkeypatch, server)
-    load("mnist")
+    data = load("mnist")
+    assert data.x_train.shape == (30, 1, 28, 28) and data.y_test.shape == (20,)
+    assert list(data.checksums) == [f"MNIST/raw/{file}" for file in PUBLIC_SETS["mnist"].files]
     assert len(asked) == 3 and not any(url.endswith(name) for url in asked)
     assert [path.name for path in lent.iterdir()] == [name]
 
@@ -225,7 +227,7 @@ def test_read_only_data_without_any_cache(tiny_mnist, empty_home, tmp_path, monk
 def test_cifar(empty_home, tmp_path, monkeypatch, no_network, name, title, packed):
     lent = tmp_path / "lent"
     item = PUBLIC_SETS[name]
-    folder = lent / Path(item.unpacked[next(iter(item.unpacked))]).parent
+    folder = lent / Path(next(iter(item.forms[1].files.values()))).parent
     folder.mkdir(parents=True)
     batches, x, y = cifar_files(name)
     files = {member: folder / member for member in batches}
@@ -283,7 +285,7 @@ def test_gtsrb(empty_home, monkeypatch, no_network, packed):
         np.testing.assert_array_equal(data.x_test[:, 0, 0, 0], data.y_test)
         assert data.mean == (0.3398, 0.3117, 0.3210) and data.std == (0.2755, 0.2647, 0.2712)
     item = PUBLIC_SETS["gtsrb"]
-    assert list(data.checksums) == [f"gtsrb/{file}" for file in (item.files if packed else item.unpacked)]
+    assert list(data.checksums) == [f"gtsrb/{file}" for file in item.forms[0 if packed else 1].files]
     checks = verify("gtsrb")
     assert [check.ok for check in checks] == [True] * 3 and state_of("gtsrb").where.startswith(str(folder))
     if packed:
