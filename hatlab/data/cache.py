@@ -6,13 +6,10 @@ entry. It is one uncompressed `.npz`, whose CRC-32 sums are compared on reading.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
 import re
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -20,6 +17,7 @@ import numpy as np
 
 from hatlab.data.formats import READ_ERRORS, Images
 from hatlab.support import paths
+from hatlab.support.files import atomic
 
 __all__ = ["cached"]
 
@@ -33,40 +31,25 @@ def cached(label: str, checksums: Mapping[str, str], decode: Callable[[], Images
     Processes that write one entry at once write the same bytes, each to a file of its own that is then renamed. Where
     nothing can be written, a warning is logged and the images are returned all the same.
     """
-    path = _entry(label, checksums)
-    images = _read(path)
-    if images is None:
+    key = hashlib.sha256(json.dumps([VERSION, label, sorted(checksums.items())]).encode()).hexdigest()[:16]
+    path = paths.cache_root() / "cache" / f"{re.sub(r'[^A-Za-z0-9]+', '-', label)[-40:].strip('-')}-{key}.npz"
+    try:
+        return _read(path)
+    except FileNotFoundError:
         logger.info("decoding %s; the next run reads it from %s", label, path)
-        images = decode()
-        _write(path, images)
+    except (*READ_ERRORS, KeyError, TypeError) as error:
+        logger.warning("cached data in %s cannot be read (%s); decoding again", path, error)
+    images = decode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **{**vars(images), "classes": np.array(images.classes)})
+    except OSError as error:
+        logger.warning("decoded data cannot be kept in %s (%s); the next run decodes again", path, error)
     return images
 
 
-def _entry(label: str, checksums: Mapping[str, str]) -> Path:
-    key = hashlib.sha256(json.dumps([VERSION, label, sorted(checksums.items())]).encode()).hexdigest()[:16]
-    return paths.cache_root() / "cache" / f"{re.sub(r'[^A-Za-z0-9]+', '-', label)[-40:].strip('-')}-{key}.npz"
-
-
-def _read(path: Path) -> Images | None:
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-        return Images(**{**arrays, "classes": tuple(arrays["classes"].tolist())})
-    except FileNotFoundError:
-        return None
-    except (*READ_ERRORS, KeyError, TypeError) as error:
-        logger.warning("cached data in %s cannot be read (%s); decoding again", path, error)
-        return None
-
-
-def _write(path: Path, images: Images) -> None:
-    temporary = path.with_suffix(f".{uuid.uuid4().hex}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            np.savez(file, **{**vars(images), "classes": np.array(images.classes)})
-        os.replace(temporary, path)
-    except OSError as error:
-        logger.warning("decoded data cannot be kept in %s (%s); the next run decodes again", path, error)
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+def _read(path: Path) -> Images:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        arrays = {key: file[key] for key in file.files}
+    return Images(**{**arrays, "classes": tuple(arrays["classes"].tolist())})

@@ -1,4 +1,4 @@
-"""Data sets as uint8 arrays, whatever they are stored in. Nothing here knows of tasks."""
+"""Data sets as uint8 arrays, from any format that hatlab reads. This module knows nothing of tasks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 from hatlab.config import nearest
 from hatlab.data import mixture
 from hatlab.data.cache import cached
-from hatlab.data.formats import DatasetError, images_of, read_npz
+from hatlab.data.formats import DatasetError, Images, images_of, read_npz
 from hatlab.data.image_folders import read_folder, tree_checksum
 from hatlab.data.named_sets import FileCheck, NamedSet, SetStatus
 from hatlab.data.public_sets import CIFAR_MEAN, CIFAR_STD, PUBLIC_SETS
@@ -46,7 +46,7 @@ DIGITS_MEAN = (0.3052,)
 DIGITS_STD = (0.3760,)
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-# CIFAR-10 in other clothes, known by content: what it must be called in every result
+# Copies of CIFAR-10 that are not the official files, by checksum, with the title that every result gives them
 KNOWN_TITLES = {
     "sha256:556dfb5825737459bd0727792d1ca974964977f53b69106ae2ee042c2b9c2780": "CIFAR-10 (JPEG)",  # the archive
     "sha256:c02cb5669e6584eb457f59a1c85d69f1216b2c1e4c5cc9093b567fb7cb82ca6a": "CIFAR-10 (JPEG)",  # unpacked
@@ -84,11 +84,11 @@ class Dataset:
 def load(name: str, *, download: bool = True) -> Dataset:
     """Return the data set called `name`: digits, one of the public or supplied sets, npz:PATH or folder:PATH.
 
-    "mixture:" before one of them gives it as the paper's mixture has it: 3x32x32, with the authors' constants.
+    The prefix "mixture:" gives the set its form in the paper's mixture: 3x32x32, with the authors' constants.
 
-    Files are looked for in `paths.data_roots()`; a PATH that is relative, in the current folder first. What is
-    missing is downloaded with a progress bar unless `download` is false. Sources are hashed at every load, decoded
-    images are cached.
+    Files are looked for in `paths.data_roots()`, and a relative PATH in the current folder first. Missing files are
+    downloaded with a progress bar unless `download` is false. Sources are hashed at every load, decoded images are
+    cached.
 
     Raises:
         DatasetError: unknown name, missing, truncated, altered or unusable files.
@@ -101,8 +101,8 @@ def load_all(dataset: str, *, download: bool = True) -> tuple[Dataset, ...]:
     """Return the data sets that `RunConfig.dataset` names, in order.
 
     Raises:
-        DatasetError: as `load` does. What a mixture lacks is named all at once, before anything is decoded; nothing is
-            downloaded while it lacks a set that cannot be.
+        DatasetError: as `load` does. For a mixture one message names all missing sets, before anything is decoded.
+            If one of them cannot be downloaded, none is.
     """
     if mixture.is_mixture(dataset):
         with _named(dataset):
@@ -113,8 +113,8 @@ def load_all(dataset: str, *, download: bool = True) -> tuple[Dataset, ...]:
 def split_names(dataset: str) -> tuple[str, ...]:
     """Return the names of the data sets in `RunConfig.dataset`, as `load` takes them.
 
-    They are joined by '+', which separates only where a name follows it, so that a PATH may hold one ("npz:c++/x.npz"
-    is one name). A mixture gives "mixture:NAME" for each of its members.
+    A '+' separates two names only if a name follows it, so a PATH may hold one ("npz:c++/x.npz" is one name). A mixture
+    gives "mixture:NAME" for each of its members.
     """
     if mixture.is_mixture(dataset):
         return tuple(f"mixture:{name}" for name in mixture.members(dataset))
@@ -123,10 +123,12 @@ def split_names(dataset: str) -> tuple[str, ...]:
 
 
 def fetch(name: str) -> list[Path]:
-    """Download what is missing of a set, compare all its checksums, and return its files; of a mixture, of each member.
+    """Download the missing files of a set, compare all its checksums, and return all its files.
+
+    For a mixture, do so with each member.
 
     Raises:
-        DatasetError: unknown name; a set that is not downloaded and not there; no network; a truncated or altered file.
+        DatasetError: unknown name; a missing set that is not downloaded; no network; a truncated or altered file.
     """
     if mixture.is_mixture(name):
         return [file for member in mixture.members(name) for file in fetch(member)]
@@ -149,10 +151,9 @@ def status() -> list[SetStatus]:
 
 
 def verify(name: str) -> list[FileCheck]:
-    """Hash every source file of a set anew, past the cache, and compare with what is known of it; of a mixture, of each
-    member.
+    """Hash every source file of a set again, without the cache, and compare its checksum with the known one.
 
-    What has no known checksum is decoded instead.
+    Files without a known checksum are decoded instead. For a mixture, do so with each member.
 
     Raises:
         DatasetError: unknown name or PATH that does not exist.
@@ -177,7 +178,7 @@ def verify(name: str) -> list[FileCheck]:
 
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Say in an error which data set was asked for."""
+    """Name the data set in every error of the block."""
     try:
         yield
     except DatasetError as error:
@@ -187,7 +188,7 @@ def _named(name: str) -> Iterator[None]:
 
 
 def _digits() -> Dataset:
-    """1,797 digits of 8x8 pixels in 17 grey values v, stored as round(255 v / 16): 16 x / 255 rounded gives v back.
+    """Return 1,797 digits of 8x8 pixels. Grey value v in 0..16 is stored as x = round(255 v / 16).
 
     Every fifth image of each class, in scikit-learn's order, is a test image: 1,442 for training, 355 for testing.
     """
@@ -203,18 +204,9 @@ def _digits() -> Dataset:
     test = np.zeros(len(y), dtype=bool)
     for label in range(10):
         test[np.flatnonzero(y == label)[4::5]] = True
-    return Dataset(
-        name="digits",
-        title="digits",
-        x_train=x[~test],
-        y_train=y[~test],
-        x_test=x[test],
-        y_test=y[test],
-        classes=tuple("0123456789"),
-        mean=DIGITS_MEAN,
-        std=DIGITS_STD,
-        checksums={"scikit-learn digits": found},
-    )
+    images = Images(x[~test], y[~test], x[test], y[test], tuple("0123456789"))
+    sources = {"scikit-learn digits": found}
+    return Dataset(name="digits", title="digits", mean=DIGITS_MEAN, std=DIGITS_STD, checksums=sources, **vars(images))
 
 
 def _load(name: str, download: bool) -> Dataset:
@@ -238,14 +230,10 @@ def _local(name: str) -> Dataset:
     kind, path = _locate(name)
     found = _sha256(path)
     images = cached(f"{kind}:{path.name}", {path.name: found}, partial(LOCAL[kind], path))
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    title = re.sub(r"\.(npz|tar(\.\w+)?|tgz|txz|tbz2?)$", "", path.name)
+    mean, std = (CIFAR_MEAN, CIFAR_STD) if found in KNOWN_TITLES else _moments(images.x_train)
     if found in KNOWN_TITLES:
-        title, mean, std = KNOWN_TITLES[found], CIFAR_MEAN, CIFAR_STD
-        images = dataclasses.replace(images, classes=CIFAR10_CLASSES)
-    else:
-        title = re.sub(r"\.(npz|tar(\.\w+)?|tgz|txz|tbz2?)$", "", path.name)
-        mean, std = _moments(images.x_train)
+        title, images = KNOWN_TITLES[found], dataclasses.replace(images, classes=CIFAR10_CLASSES)
     sources = {name.partition(":")[2]: found}
     return Dataset(name=name, title=title, mean=mean, std=std, checksums=sources, **vars(images))
 
@@ -288,7 +276,7 @@ def _in_mixture(name: str, download: bool) -> Dataset:
 
 
 def _complete(members: tuple[str, ...], download: bool) -> None:
-    """See that all members of a mixture are there, after downloading what can be if that makes it complete."""
+    """Refuse a mixture that lacks members, after downloading them if that can complete it."""
     for member in members:
         mixture.check_member(member)
     missing = _missing(members, download=False)
@@ -303,7 +291,7 @@ def _complete(members: tuple[str, ...], download: bool) -> None:
 
 
 def _missing(members: tuple[str, ...], download: bool) -> dict[str, str]:
-    """Return why not, for each member that is not there."""
+    """Return member -> reason, for each member that is missing."""
     missing = {}
     for member in members:
         try:
@@ -321,7 +309,7 @@ def _sha256(path: Path) -> str:
 
 
 def _candidates(path: str) -> list[Path]:
-    """Return where a PATH may be: as it is, then below each data root."""
+    """Return where a PATH is looked for: in the current folder, then in each data root."""
     given = Path(path).expanduser()
     return [given] if given.is_absolute() else [Path.cwd() / given, *(root / given for root in paths.data_roots())]
 
@@ -343,13 +331,13 @@ def _locate(name: str) -> tuple[str, Path]:
 def _moments(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel of (N, C, H, W) pixels scaled to [0, 1].
 
-    From histograms, taken chunk by chunk: exact, and without a copy of all images in floating point.
+    They are computed from histograms: exact, and without a copy of all images in floating point.
     """
     grey = np.arange(256) / 255
     means, stds = [], []
     for channel in range(x.shape[1]):
-        chunks = np.array_split(x[:, channel], len(x) // 1000 + 1)
+        chunks = np.array_split(x[:, channel], len(x) // 1000 + 1)  # bincount copies its input to 64-bit integers
         share = sum(np.bincount(chunk.ravel(), minlength=256) for chunk in chunks) / x[:, channel].size
         means.append(float(share @ grey))
-        stds.append(float(np.sqrt(share @ (grey - means[-1]) ** 2)) or 1.0)  # a constant channel is only shifted
+        stds.append(float(np.sqrt(share @ (grey - means[-1]) ** 2)) or 1.0)  # a constant channel cannot be scaled
     return tuple(means), tuple(stds)

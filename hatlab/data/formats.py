@@ -1,15 +1,17 @@
-"""Files to arrays: IDX (MNIST), CIFAR's batches, SVHN's `.mat`, `.npz`. Nothing is unpacked to disk."""
+"""Files of data sets as arrays: IDX (MNIST), CIFAR's batches, SVHN's `.mat`, `.npz`. Archives are read in memory."""
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import pickle
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,7 +20,22 @@ import numpy as np
 
 from hatlab.config import ConfigError
 
-__all__ = ["SPLITS", "DatasetError", "Images", "channels_first", "read_cifar", "read_idx", "read_npz", "read_svhn"]
+__all__ = [
+    "READ_ERRORS",
+    "SPLITS",
+    "DatasetError",
+    "Entry",
+    "Images",
+    "channels_first",
+    "folder_entries",
+    "read_cifar",
+    "read_idx",
+    "read_npz",
+    "read_svhn",
+    "reading",
+    "tar_entries",
+    "zip_entries",
+]
 
 SPLITS = ("train", "test")
 READ_ERRORS = (OSError, ValueError, EOFError, zlib.error, LZMAError, tarfile.TarError, zipfile.BadZipFile)
@@ -44,11 +61,60 @@ def channels_first(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2))
 
 
+@contextlib.contextmanager
+def reading(problem: str, *others: type[Exception], error_class: type[DatasetError] = DatasetError) -> Iterator[None]:
+    """Raise `error_class` with `problem` and the reason if the block fails with one of READ_ERRORS or `others`."""
+    errors: tuple[type[Exception], ...] = (*READ_ERRORS, *others)
+    try:
+        yield
+    except DatasetError:
+        raise
+    except errors as error:
+        raise error_class(f"{problem}: {error}; left in place") from error
+
+
+# --- folders and archives -------------------------------------------------------------------------------------------
+
+# A path in a folder or archive, and the function that reads the file there, or None for a folder. The function works
+# until the next entry is asked for.
+Entry = tuple[PurePosixPath, Callable[[], bytes] | None]
+
+
+def folder_entries(path: Path) -> Iterator[Entry]:
+    """Yield all files and folders below a folder, in sorted order."""
+    for file in sorted(path.rglob("*")):
+        yield PurePosixPath(file.relative_to(path).as_posix()), None if file.is_dir() else file.read_bytes
+
+
+def zip_entries(path: Path) -> Iterator[Entry]:
+    """Yield all files and folders of a zip archive, in its order."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            yield PurePosixPath(member.filename), None if member.is_dir() else partial(archive.read, member)
+
+
+def tar_entries(path: Path) -> Iterator[Entry]:
+    """Yield all files and folders of a tar archive of any compression, in its order. Reading a link is an error."""
+
+    def read(member: tarfile.TarInfo) -> bytes:
+        stream = archive.extractfile(member) if member.isreg() else None
+        if stream is None:
+            raise DatasetError(f"{path}: member {member.name} is a link or device; allowed: files and folders")
+        return stream.read()
+
+    with tarfile.open(path) as archive:
+        for member in archive:
+            yield PurePosixPath(member.name), None if member.isdir() else partial(read, member)
+
+
 # --- MNIST's format -------------------------------------------------------------------------------------------------
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Return the uint8 array of a gzipped IDX file: 4 bytes of which the last is the rank, 32-bit sizes, values."""
+    """Return the uint8 array of a gzipped IDX file: 4 bytes of which the last is the rank, 32-bit sizes, values.
+
+    torchvision's reader takes only unpacked files, and hatlab unpacks nothing to disk.
+    """
     raw = gzip.decompress(path.read_bytes())
     shape = np.frombuffer(raw, ">u4", count=raw[3], offset=4)
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
@@ -61,46 +127,40 @@ class _ArraysOnly(pickle.Unpickler):
     """Unpickles arrays and plain containers and nothing else, so that a batch can never run code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module.startswith("numpy") and name == "_reconstruct":
-            return np.empty(0).__reduce__()[0]
-        if (module, name) == ("numpy", "ndarray"):
-            return np.ndarray
-        if (module, name) == ("numpy", "dtype"):  # Python 2 wrote the flags as 0 and 1, which NumPy 2.4 warns of
-            return lambda kind, align, copy: np.dtype(kind, bool(align), bool(copy))
-        if (module, name) == ("_codecs", "encode"):
-            return lambda text, encoding: text.encode(encoding)
+        allowed = {
+            "_reconstruct": np.empty(0).__reduce__()[0],
+            "ndarray": np.ndarray,
+            # Python 2 wrote the flags as 0 and 1, which NumPy 2.4 warns of
+            "dtype": lambda kind, align, copy: np.dtype(kind, bool(align), bool(copy)),
+            "encode": lambda text, encoding: text.encode(encoding),
+        }
+        if module.partition(".")[0] in ("numpy", "_codecs") and name in allowed:
+            return allowed[name]
         raise DatasetError(f"a CIFAR batch asks for {module}.{name}, which is not part of an array")
 
 
 def read_cifar(files: Mapping[str, Path], train: Sequence[str], test: Sequence[str], meta: str) -> Images:
     """Return CIFAR-10 or CIFAR-100 (fine labels) from its batches, or from the one archive that holds them.
 
-    The batches are pickles: call this only after their checksums were compared.
-    """
-    contents = {name: path.read_bytes() for name, path in files.items()}
-    if meta not in contents:
-        (archive,) = files.values()
-        with tarfile.open(archive) as tar:
-            members = {PurePosixPath(member.name).name: member for member in tar if member.isreg()}
-            for name in (*train, *test, meta):
-                stream = tar.extractfile(members[name])
-                assert stream is not None  # a regular file
-                contents[name] = stream.read()
+    torchvision's class takes only unpacked batches, unpickles whatever they hold, and lets NumPy warn of their dtypes.
 
-    def batch(name: str) -> dict[str, Any]:
-        loaded: dict[str, Any] = _ArraysOnly(io.BytesIO(contents[name]), encoding="latin1").load()
-        return loaded
+    Raises:
+        DatasetError: a batch that holds anything but arrays and plain containers.
+    """
+    names = (*train, *test, meta)
+    if meta in files:
+        contents = {name: files[name].read_bytes() for name in names}
+    else:
+        (archive,) = files.values()
+        contents = {place.name: read() for place, read in tar_entries(archive) if read and place.name in names}
+    batches = {name: _ArraysOnly(io.BytesIO(contents[name]), encoding="latin1").load() for name in names}
+    fine = "" if "label_names" in batches[meta] else "fine_"
 
     def part(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        batches = [batch(name) for name in names]
-        x = np.concatenate([b["data"] for b in batches]).reshape(-1, 3, 32, 32)
-        y = np.concatenate([b["labels"] if "labels" in b else b["fine_labels"] for b in batches])
-        return x, y.astype(np.int64)
+        x = np.concatenate([batches[name]["data"] for name in names]).reshape(-1, 3, 32, 32)
+        return x, np.concatenate([batches[name][f"{fine}labels"] for name in names]).astype(np.int64)
 
-    names = batch(meta)
-    return Images(
-        *part(train), *part(test), tuple(names["label_names"] if "label_names" in names else names["fine_label_names"])
-    )
+    return Images(*part(train), *part(test), tuple(batches[meta][f"{fine}label_names"]))
 
 
 # --- SVHN's format --------------------------------------------------------------------------------------------------
@@ -148,45 +208,41 @@ def images_of(path: Path | str, arrays: Mapping[str, np.ndarray]) -> Images:
             raise DatasetError(
                 f"{path}: y_{split} has shape {y.shape}, but x_{split} holds {len(x)} images; needed: ({len(x)},)"
             )
-    if arrays["x_train"].shape[1:] != arrays["x_test"].shape[1:]:
-        shapes = [arrays[f"x_{split}"].shape[1:] for split in SPLITS]
-        raise DatasetError(f"{path}: training images have shape {shapes[0]}, test images {shapes[1]}; must be equal")
+    train, test = (arrays[f"x_{split}"].shape[1:] for split in SPLITS)
+    if train != test:
+        raise DatasetError(f"{path}: training images have shape {train}, test images {test}; must be equal")
     _check_labels(path, arrays["y_train"], arrays["y_test"])
-    classes = tuple(str(label) for label in range(int(arrays["y_train"].max()) + 1))
-    return Images(
-        channels_first(arrays["x_train"]),
-        arrays["y_train"].astype(np.int64),
-        channels_first(arrays["x_test"]),
-        arrays["y_test"].astype(np.int64),
-        classes,
-    )
+    classes = tuple(map(str, range(int(arrays["y_train"].max()) + 1)))
+
+    def part(split: str) -> tuple[np.ndarray, np.ndarray]:
+        return channels_first(arrays[f"x_{split}"]), arrays[f"y_{split}"].astype(np.int64)
+
+    return Images(*part("train"), *part("test"), classes)
 
 
 def _npz_arrays(path: Path) -> dict[str, np.ndarray]:
     needed = [f"{kind}_{split}" for split in SPLITS for kind in "xy"]
-    try:
+    with reading(f"{path} is not a readable .npz"):
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged:
             raise DatasetError(f"{path} is damaged: the checksum of its member {damaged} is wrong; left in place")
         with np.load(path, allow_pickle=False) as file:
-            missing = [key for key in needed if key not in file.files]
-            if missing:
+            if missing := [key for key in needed if key not in file.files]:
                 raise DatasetError(
                     f"{path} lacks {', '.join(missing)}: needed are {', '.join(needed)}; it has {', '.join(file.files)}"
                 )
-            arrays = {key: file[key] for key in needed}
-        if foreign := [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]:
-            raise DatasetError(f"{path}: {foreign[0]} is not an array; left in place")
-        return arrays
-    except DatasetError:
-        raise
-    except READ_ERRORS as error:
-        if "allow_pickle" in str(error):
-            raise DatasetError(
-                f"{path} holds Python objects; allowed: plain arrays (objects are never read)"
-            ) from error
-        raise DatasetError(f"{path} is not a readable .npz: {error}; left in place") from error
+            try:
+                arrays = {key: file[key] for key in needed}
+            except ValueError as error:
+                if "allow_pickle" not in str(error):
+                    raise
+                raise DatasetError(
+                    f"{path} holds Python objects; allowed: plain arrays (objects are never read)"
+                ) from error
+    if foreign := [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]:
+        raise DatasetError(f"{path}: {foreign[0]} is not an array; left in place")
+    return arrays
 
 
 def _check_labels(path: Path | str, y_train: np.ndarray, y_test: np.ndarray) -> None:

@@ -6,27 +6,36 @@ every image to one size.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import logging
-import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from hatlab.data.formats import READ_ERRORS, SPLITS, DatasetError, Images, channels_first
-from hatlab.support.provenance import checksum
+from hatlab.data.formats import (
+    SPLITS,
+    DatasetError,
+    Images,
+    channels_first,
+    folder_entries,
+    reading,
+    tar_entries,
+    zip_entries,
+)
 
-__all__ = ["class_sizes", "folder_checksum", "ignored", "read_folder", "read_tree", "tree_checksum"]
+__all__ = ["class_sizes", "folder_checksum", "ignored", "labelled", "read_folder", "read_tree", "tree_checksum"]
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm")  # other files, such as lists and licences, are passed over
-Member = tuple[PurePosixPath, Callable[[], bytes]]  # where an image is, and what reads it while it is at hand
+MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}  # alpha, 16 bits and CMYK have no faithful 8-bit form
 logger = logging.getLogger(__name__)
+
+
+class _DamagedImage(DatasetError):
+    """An image that cannot be decoded, in an archive that can be read."""
 
 
 def read_folder(path: Path) -> Images:
@@ -41,7 +50,7 @@ def read_folder(path: Path) -> Images:
     """
     images: dict[tuple[str, ...], np.ndarray] = {}
     classes: dict[str, set[str]] = {split: set() for split in SPLITS}
-    for place, content in _archive_entries(path) if path.is_file() else _folder_entries(path):
+    for place, content in _split_entries(path):
         split, *inner = place.parts
         if inner:
             classes[split].add(inner[0])
@@ -63,96 +72,14 @@ def read_folder(path: Path) -> Images:
             raise DatasetError(f"{path}: class '{alone[0]}' is in {other}/ but not in {split}/")
         if empty := sorted(classes[split] - {place[1] for place in images if place[0] == split}):
             raise DatasetError(f"{path}: {split}/{empty[0]} holds no image")
-    names = sorted(classes["train"])
-    colour = any(image.ndim == 3 for image in images.values())
-
-    def part(split: str) -> tuple[np.ndarray, np.ndarray]:
-        places = sorted(place for place in images if place[0] == split)
-        stack = [images[place] for place in places]
-        if colour:
-            stack = [image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2) for image in stack]
-        label = {name: k for k, name in enumerate(names)}
-        return channels_first(np.stack(stack)), np.array([label[place[1]] for place in places], dtype=np.int64)
-
-    return Images(*part("train"), *part("test"), tuple(names))
-
-
-def tree_checksum(path: Path) -> str:
-    """Return "sha256:digest" of what stands below a folder's train/ and test/: every name and every byte."""
-    tree = hashlib.sha256()
-    for place, file in sorted(_folder_files(path)):
-        if file is not None:
-            tree.update(f"{place}\n{checksum(file, 'sha256')}\n".encode())
-    return f"sha256:{tree.hexdigest()}"
-
-
-def _decode(content: bytes, origin: str) -> np.ndarray:
-    """Return (H, W) for grey and (H, W, 3) for colour. Alpha, 16 bits and CMYK have no faithful 8-bit form."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            allowed = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
-            if image.mode not in allowed or "transparency" in image.info:
-                raise DatasetError(f"{origin} is {image.mode} or transparent; allowed: opaque 8-bit grey or RGB")
-            return np.asarray(image.convert(allowed[image.mode]))
-    except DatasetError:
-        raise
-    except (*READ_ERRORS, SyntaxError, Image.DecompressionBombError) as error:  # PIL: a broken PNG is a SyntaxError
-        raise DatasetError(f"{origin} is not a readable image: {error}; left in place") from error
-
-
-def ignored(parts: Sequence[str]) -> bool:
-    """Whether a path is of what file managers leave behind."""
-    return any(part.startswith((".", "__MACOSX")) or part in ("Thumbs.db", "desktop.ini") for part in parts)
-
-
-def _folder_files(path: Path) -> Iterator[tuple[PurePosixPath, Path | None]]:
-    """Yield (train/<class>/..., file, or None for a folder) from the folder or the one folder in it that has them."""
-    tops = [top for top in (path, *sorted(path.iterdir())) if any((top / split).is_dir() for split in SPLITS)]
-    if path in tops:
-        tops = [path]
-    _check_tops(path, [top.name for top in tops])
-    for split in SPLITS:
-        for file in sorted((tops[0] / split).rglob("*")):
-            place = PurePosixPath(file.relative_to(tops[0]).as_posix())
-            if not ignored(place.parts):
-                yield place, None if file.is_dir() else file
-
-
-def _folder_entries(path: Path) -> Iterator[tuple[PurePosixPath, bytes | None]]:
-    for place, file in _folder_files(path):
-        yield place, None if file is None else file.read_bytes()
-
-
-def _archive_entries(path: Path) -> Iterator[tuple[PurePosixPath, bytes | None]]:
-    """Like `_folder_entries`. Members are read in memory, so none can be written outside of anything."""
-    tops: set[str] = set()
-    try:
-        with tarfile.open(path) as tar:
-            for member in tar:
-                parts = PurePosixPath(member.name).parts
-                if ".." in parts or parts[:1] == ("/",):
-                    raise DatasetError(f"{path}: member {member.name} points outside of the archive")
-                depth = next((depth for depth in (0, 1) if parts[depth : depth + 1] and parts[depth] in SPLITS), None)
-                if depth is None or ignored(parts):
-                    continue
-                if not (member.isreg() or member.isdir()):
-                    raise DatasetError(f"{path}: member {member.name} is a link or device; allowed: files and folders")
-                tops.add("/".join(parts[:depth]))
-                stream = tar.extractfile(member)
-                yield PurePosixPath(*parts[depth:]), None if stream is None else stream.read()
-    except READ_ERRORS as error:
-        if isinstance(error, DatasetError):
-            raise
-        raise DatasetError(f"{path} is not a readable tar archive: {error}; left in place") from error
-    _check_tops(path, sorted(tops))
-
-
-def _check_tops(path: Path, tops: Sequence[str]) -> None:
-    if len(tops) != 1:
-        found = f"several pairs, in {', '.join(tops)}" if tops else "none"
-        raise DatasetError(f"{path}: needs one pair of train/<class>/* and test/<class>/*; found {found}")
+    if any(image.ndim == 3 for image in images.values()):
+        images = {place: image if image.ndim == 3 else np.dstack([image] * 3) for place, image in images.items()}
+    names = tuple(sorted(classes["train"]))
+    train, test = (
+        labelled({(place[1], place[2]): images[place] for place in sorted(images) if place[0] == split}, names)
+        for split in SPLITS
+    )
+    return Images(*train, *test, names)
 
 
 def read_tree(
@@ -172,16 +99,16 @@ def read_tree(
     """
     images: dict[tuple[str, str], np.ndarray] = {}
     damaged: list[str] = []
-    with _readable(path):
+    with reading(f"{path} cannot be read"):
         for place, read in _members(path):
             label = place.parent.name
             if keep is not None and label not in keep:
                 continue
             try:
-                images[label, place.name] = _decode_resized(read(), mode, side, f"{path}: {place}")
-            except _DamagedImage as error:
+                images[label, place.name] = _decode(read(), f"{path}: {place}", mode, side)
+            except _DamagedImage:
                 if not skip_damaged:
-                    raise DatasetError(str(error)) from error.__cause__
+                    raise
                 damaged.append(str(place))
     if damaged:
         logger.warning("%s: %d images cannot be read and are left out: %s", path, len(damaged), ", ".join(damaged))
@@ -190,49 +117,99 @@ def read_tree(
     return dict(sorted(images.items()))
 
 
+def labelled(images: Mapping[tuple[str, str], np.ndarray], classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return (class, image) -> pixels as images (N, C, H, W) uint8 and labels (N,) int64, indices into `classes`."""
+    labels = {name: label for label, name in enumerate(classes)}
+    x = channels_first(np.stack(list(images.values())))
+    return x, np.array([labels[name] for name, _ in images], dtype=np.int64)
+
+
 def class_sizes(path: Path) -> Counter[str]:
-    """Return how many images each class of a folder or archive has, without decoding any."""
-    with _readable(path):
+    """Return how many images each class of a folder or archive has, without decoding any.
+
+    Raises:
+        DatasetError: damaged archive, classes in several places.
+    """
+    with reading(f"{path} cannot be read"):
         return Counter(place.parent.name for place, _ in _members(path))
+
+
+def tree_checksum(path: Path) -> str:
+    """Return "sha256:digest" of what stands below a folder's train/ and test/: every name and every byte."""
+    contents = ((place, content) for place, content in _split_entries(path) if content is not None)
+    return _checksum(sorted((place, _sha256(content)) for place, content in contents))
 
 
 def folder_checksum(path: Path) -> str:
     """Return "sha256:digest" of a folder's images: every name and every byte."""
-    sums = sorted((place.as_posix(), hashlib.sha256(read()).hexdigest()) for place, read in _members(path))
-    tree = "".join(f"{place}\nsha256:{found}\n" for place, found in sums)
-    return f"sha256:{hashlib.sha256(tree.encode()).hexdigest()}"
+    return _checksum(sorted((place.as_posix(), _sha256(read())) for place, read in _members(path)))
 
 
-class _DamagedImage(Exception):
-    """An image that cannot be decoded, in an archive that can be read."""
+def ignored(parts: Sequence[str]) -> bool:
+    """Return whether file managers leave such a path behind."""
+    return any(part.startswith((".", "__MACOSX")) or part in ("Thumbs.db", "desktop.ini") for part in parts)
 
 
-def _decode_resized(content: bytes, mode: str, side: int, origin: str) -> np.ndarray:
+def _sha256(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def _checksum(files: Iterable[tuple[object, str]]) -> str:
+    return _sha256("".join(f"{place}\n{found}\n" for place, found in files).encode())
+
+
+def _decode(content: bytes, origin: str, mode: str | None = None, side: int | None = None) -> np.ndarray:
+    """Return (H, W) for grey and (H, W, 3) for colour: as the image is, if it has such a form, or in `mode`."""
     from PIL import Image
 
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return np.asarray(image.convert(mode).resize((side, side), Image.Resampling.BILINEAR))
-    except (*READ_ERRORS, SyntaxError, Image.DecompressionBombError) as error:  # PIL: a broken PNG is a SyntaxError
-        raise _DamagedImage(f"{origin} is not a readable image: {error}; left in place") from error
+    errors = (SyntaxError, Image.DecompressionBombError)  # PIL: a broken PNG is a SyntaxError
+    with (
+        reading(f"{origin} is not a readable image", *errors, error_class=_DamagedImage),
+        Image.open(io.BytesIO(content)) as image,
+    ):
+        if mode is None and (image.mode not in MODES or "transparency" in image.info):
+            raise DatasetError(f"{origin} is {image.mode} or transparent; allowed: opaque 8-bit grey or RGB")
+        converted = image.convert(mode or MODES[image.mode])
+        return np.asarray(converted.resize((side, side), Image.Resampling.BILINEAR) if side else converted)
 
 
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except DatasetError:
-        raise
-    except READ_ERRORS as error:
-        raise DatasetError(f"{path} cannot be read: {error}; left in place") from error
+def _split_entries(path: Path) -> Iterator[tuple[PurePosixPath, bytes | None]]:
+    """Yield (train/<class>/..., content, or None for a folder) of a folder or tar archive, or of one folder in it."""
+    if path.is_dir():
+        tops = [top for top in (path, *sorted(path.iterdir())) if any((top / split).is_dir() for split in SPLITS)]
+        if path in tops:
+            tops = [path]
+        _check_tops(path, [top.name for top in tops])
+        for split in SPLITS:
+            for inner, read in folder_entries(tops[0] / split):
+                if not ignored(inner.parts):
+                    yield split / inner, read and read()
+        return
+    found: set[str] = set()
+    with reading(f"{path} is not a readable tar archive"):
+        for place, read in tar_entries(path):
+            parts = place.parts
+            if ".." in parts or place.is_absolute():
+                raise DatasetError(f"{path}: member {place} points outside of the archive")
+            depth = next((depth for depth in (0, 1) if parts[depth : depth + 1] and parts[depth] in SPLITS), None)
+            if depth is not None and not ignored(parts):
+                found.add("/".join(parts[:depth]))
+                yield PurePosixPath(*parts[depth:]), read and read()
+    _check_tops(path, sorted(found))
 
 
-def _members(path: Path) -> Iterator[Member]:
+def _check_tops(path: Path, tops: Sequence[str]) -> None:
+    if len(tops) != 1:
+        found = f"several pairs, in {', '.join(tops)}" if tops else "none"
+        raise DatasetError(f"{path}: needs one pair of train/<class>/* and test/<class>/*; found {found}")
+
+
+def _members(path: Path) -> Iterator[tuple[PurePosixPath, Callable[[], bytes]]]:
     """Yield the images of a folder or archive in the order in which they are found."""
-    found = _of_folder if path.is_dir() else _of_zip if zipfile.is_zipfile(path) else _of_tar
+    entries = folder_entries if path.is_dir() else zip_entries if zipfile.is_zipfile(path) else tar_entries
     above: set[str] = set()
-    for place, read in found(path):
-        if place.suffix.lower() not in ENDINGS or ignored(place.parts):
+    for place, read in entries(path):
+        if read is None or place.suffix.lower() not in ENDINGS or ignored(place.parts):
             continue
         if len(place.parts) < 2:
             raise DatasetError(f"{path}: {place} is not of the form <class>/<image>")
@@ -240,30 +217,3 @@ def _members(path: Path) -> Iterator[Member]:
         if len(above) > 1:
             raise DatasetError(f"{path}: needs all of <class>/<image> in one folder; found them in {sorted(above)}")
         yield place, read
-
-
-def _of_folder(path: Path) -> Iterator[Member]:
-    for file in path.rglob("*"):
-        if file.is_file():
-            yield PurePosixPath(file.relative_to(path).as_posix()), file.read_bytes
-
-
-def _of_zip(path: Path) -> Iterator[Member]:
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            if not member.is_dir():
-                yield PurePosixPath(member.filename), partial(archive.read, member)
-
-
-def _of_tar(path: Path) -> Iterator[Member]:
-    with tarfile.open(path) as archive:
-        for member in archive:
-            if not member.isdir():
-                yield PurePosixPath(member.name), partial(_tar_content, path, archive, member)
-
-
-def _tar_content(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    stream = archive.extractfile(member) if member.isreg() else None
-    if stream is None:
-        raise DatasetError(f"{path}: member {member.name} is a link or device; allowed: files and folders")
-    return stream.read()

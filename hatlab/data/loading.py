@@ -1,8 +1,8 @@
-"""Images on the device: held once as uint8, gathered and normalised batch by batch."""
+"""Images on the device: stored once as uint8, gathered and normalised batch by batch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from hatlab.data.datasets import Dataset
-from hatlab.data.tasks import TaskSequence
+from hatlab.data.tasks import Task, TaskSequence
 
 __all__ = ["Images", "Split", "TaskData"]
 
 
 def _put(array: np.ndarray, device: torch.device) -> Tensor:
-    """On a CPU the tensor is the array, unless that is read-only (a memory map), which torch has no notion of."""
+    """Return `array` as a tensor on `device`. On a CPU they share memory, unless the array is read-only (a memory map),
+    which torch does not support.
+    """
     return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
 
 
@@ -25,8 +27,8 @@ class Images:
     """All images of one or more data sets, for all runs that use them.
 
     Attributes:
-        train, test: (N, C, H, W) uint8, of all data sets, one after the other. On a CPU, of one set, they are the
-            arrays of that set and no copy.
+        train, test: (N, C, H, W) uint8, of all data sets, one after the other. On a CPU, those of a single set share
+            the memory of its arrays.
         first: for each data set, where its images begin in `train` and in `test`.
         scale, shift: for each data set (C, 1, 1): a normalised pixel is byte * scale - shift.
     """
@@ -40,19 +42,18 @@ class Images:
     @classmethod
     def of(cls, datasets: Sequence[Dataset], device: torch.device) -> Images:
         """Put the images of `datasets`, which are of one shape, on `device`."""
-
         lengths = [(len(data.x_train), len(data.x_test)) for data in datasets]
         first = np.cumsum([(0, 0), *lengths[:-1]], 0).tolist()
-        scales, shifts = [], []
-        for data in datasets:
-            mean, std = (torch.tensor(values, device=device).reshape(-1, 1, 1) for values in (data.mean, data.std))
-            scales.append(1 / (255 * std))
-            shifts.append(mean / std)
+        mean, std = (
+            [torch.tensor(values, device=device).reshape(-1, 1, 1) for values in constants]
+            for constants in ([data.mean for data in datasets], [data.std for data in datasets])
+        )
         train, test = (
             _put(parts[0] if len(parts) == 1 else np.concatenate(parts), device)
             for parts in ([data.x_train for data in datasets], [data.x_test for data in datasets])
         )
-        return cls(train, test, tuple(map(tuple, first)), tuple(scales), tuple(shifts))
+        scale, shift = tuple(1 / (255 * s) for s in std), tuple(m / s for m, s in zip(mean, std, strict=True))
+        return cls(train, test, tuple(map(tuple, first)), scale, shift)
 
     @property
     def device(self) -> torch.device:
@@ -101,27 +102,17 @@ class TaskData:
     @classmethod
     def of(cls, sequence: TaskSequence, images: Images) -> list[TaskData]:
         """Return the tasks of `sequence` in order, over `images`, which are those of its data sets."""
+        return [cls(*_splits(task, sequence.datasets[task.dataset], images)) for task in sequence.tasks]
 
-        device = images.device
-        tasks = []
-        for task in sequence.tasks:
-            data, (first_train, first_test) = sequence.datasets[task.dataset], images.first[task.dataset]
-            scale, shift = images.scale[task.dataset], images.shift[task.dataset]
-            order = _put(task.pixels, device) if task.pixels is not None else None
-            splits = (
-                Split(
-                    held,
-                    _put(first + index if first else index, device),
-                    _put(task.labels_of(y[index]), device),
-                    scale,
-                    shift,
-                    order,
-                )
-                for held, first, y, index in (
-                    (images.train, first_train, data.y_train, task.train),
-                    (images.train, first_train, data.y_train, task.valid),
-                    (images.test, first_test, data.y_test, task.test),
-                )
-            )
-            tasks.append(cls(*splits))
-        return tasks
+
+def _splits(task: Task, data: Dataset, images: Images) -> Iterator[Split]:
+    (first_train, first_test), device = images.first[task.dataset], images.device
+    scale, shift = images.scale[task.dataset], images.shift[task.dataset]
+    pixels = None if task.pixels is None else _put(task.pixels, device)
+    for stored, first, y, index in (
+        (images.train, first_train, data.y_train, task.train),
+        (images.train, first_train, data.y_train, task.valid),
+        (images.test, first_test, data.y_test, task.test),
+    ):
+        labels = _put(task.labels_of(y[index]), device)
+        yield Split(stored, _put(first + index if first else index, device), labels, scale, shift, pixels)

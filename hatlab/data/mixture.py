@@ -1,4 +1,4 @@
-"""The paper's mixture: whole data sets as tasks, their images all brought to 3x32x32."""
+"""The paper's mixture: each task is a whole data set, and all images are 3x32x32."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ MEMBERS = ("cifar10", "cifar100", "mnist", "svhn", "fashion_mnist", "gtsrb", "fa
 SHAPE = (3, 32, 32)
 PREFIX = "mixture:"
 
-# The authors' mean and standard deviation of the grey sets, once brought to 32x32; of the others, those of the set
+# The authors' mean and standard deviation of the grey sets at 32x32. Other sets keep their own constants.
 CONSTANTS = {"mnist": (0.1, 0.2752), "fashion_mnist": (0.2190, 0.3318), "notmnist": (0.4254, 0.4501)}
 
 
 def is_mixture(dataset: str) -> bool:
-    """Return whether `RunConfig.dataset` (or the name of a data set) is of a mixture."""
+    """Return whether `dataset`, the field of `RunConfig` or the name of a set, names a mixture or a member of one."""
     return dataset == PREFIX[:-1] or dataset.startswith(PREFIX)
 
 
 def members(dataset: str) -> tuple[str, ...]:
     """Return the names of the sets in a mixture: all eight, or those after "mixture:".
 
-    A ',' separates only where a name follows it, so that a PATH may hold one ("npz:a,b.npz" is one name).
+    A ',' separates two names only if a name follows it, so a PATH may hold one ("npz:a,b.npz" is one name).
     """
     if dataset == PREFIX[:-1]:
         return MEMBERS
@@ -36,10 +36,10 @@ def members(dataset: str) -> tuple[str, ...]:
 
 
 def check_member(name: str) -> None:
-    """Refuse what no mixture can have.
+    """Refuse a data set that cannot be a member of a mixture.
 
     Raises:
-        DatasetError: naming what it can have.
+        DatasetError: for such a set; the message lists the sets that can.
     """
     allowed = [*MEMBERS, "npz:PATH", "folder:PATH"]
     if name not in MEMBERS and not name.startswith(("npz:", "folder:")):
@@ -52,7 +52,7 @@ def check_member(name: str) -> None:
 def to_shape(x: np.ndarray, name: str) -> np.ndarray:
     """Return images (N, C, H, W) of the set `name` as (N, 3, 32, 32), all uint8.
 
-    28x28 gets 2 zeros on each side; notMNIST is resized instead, as the authors did. Grey is repeated.
+    28x28 gets 2 zeros on each side; notMNIST is resized instead, as the authors did. Grey gives three equal channels.
 
     Raises:
         DatasetError: images that are neither 28x28 nor 32x32.

@@ -1,29 +1,31 @@
 """MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100, SVHN, GTSRB: files in torchvision's layout, with its URLs and checksums.
 
-torchvision is asked only where something must be downloaded or decoded: importing it takes seconds.
+torchvision is imported only to download, decode or verify a set, because importing it takes seconds.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import socket
 import uuid
-from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from hatlab.data.formats import DatasetError, Images, read_cifar, read_idx, read_svhn
-from hatlab.data.named_sets import NamedSet
-from hatlab.data.traffic_signs import read_gtsrb
+from hatlab.data.formats import SPLITS, DatasetError, Images, read_cifar, read_idx, read_svhn, reading, zip_entries
+from hatlab.data.image_folders import labelled, read_tree
+from hatlab.data.named_sets import Form, NamedSet
 from hatlab.support import paths
 
-__all__ = ["CIFAR_MEAN", "CIFAR_STD", "PUBLIC_SETS", "PublicSet"]
+__all__ = ["CIFAR_MEAN", "CIFAR_STD", "PUBLIC_SETS", "PublicSet", "read_gtsrb"]
 
+Listed = Mapping[str, tuple[str, Sequence[str]]]  # file -> md5, URLs of which the first is tried first
 PATIENCE = 20.0  # seconds that a server may be silent
 
 # The authors' constants for CIFAR-10 and CIFAR-100 (hat/src/dataloaders/cifar.py)
@@ -41,51 +43,32 @@ GTSRB_MD5 = {
 
 @dataclass(frozen=True, kw_only=True)
 class PublicSet(NamedSet):
-    """One set as torchvision lays it out; `files` are those to download.
+    """A set that hatlab downloads, in torchvision's layout; `files` are the downloads.
 
     Attributes:
         torchvision: name of its class in `torchvision.datasets`.
-        unpacked: the alternative to archives: what they hold, and where that stands below a data root once unpacked.
+        listed: returns, from that class, the md5 and the URLs of each file. Unpacked files have no URL.
     """
 
     torchvision: str
-    unpacked: Mapping[str, str] = field(default_factory=dict)
-
-    @abstractmethod
-    def _md5(self) -> Mapping[str, str]:
-        """Return the md5 that torchvision lists for each file, packed and unpacked."""
-
-    @abstractmethod
-    def _urls(self, name: str) -> list[str]:
-        """Return where torchvision downloads a file from, the first choice first."""
-
-    def find(self) -> dict[str, Path | None]:
-        roots = paths.data_roots()
-        found = {name: _first(root / self.folder / name for root in roots) for name in self.files}
-        if self.unpacked and None in found.values():
-            for root in roots:
-                members = {name: root / place for name, place in self.unpacked.items()}
-                if all(member.exists() for member in members.values()):
-                    return dict(members)
-        return found
-
-    def fetch(self, *, download: bool = True) -> dict[str, Path]:
-        found = self.find()
-        missing = [name for name, path in found.items() if path is None]
-        if missing and not download:
-            raise DatasetError(self._how_to_get(missing, "nothing was downloaded"))
-        for name in missing:
-            found[name] = self._download(name, missing)
-        return {name: path for name, path in found.items() if path is not None}
+    listed: Callable[[Any], Listed]
 
     def expected(self) -> dict[str, str]:
-        return {name: f"md5:{md5}" for name, md5 in self._md5().items()}
+        return {name: f"md5:{md5}" for name, (md5, _) in self.listed(self._source()).items()}
+
+    def _urls(self, name: str) -> Sequence[str]:
+        return self.listed(self._source())[name][1]
 
     def _source(self) -> Any:
-        return getattr(importlib.import_module("torchvision.datasets"), self.torchvision)
+        return _torchvision(self.torchvision)
+
+    def _get(self, missing: list[str], download: bool) -> dict[str, Path]:
+        if not download:
+            raise self._absent(missing, "nothing was downloaded")
+        return {name: self._download(name, missing) for name in missing}
 
     def _download(self, name: str, missing: list[str]) -> Path:
-        """Download to a name of its own first: an interrupted download never looks like a file."""
+        """Download to a temporary name first, so that an interrupted download never looks complete."""
         from torchvision.datasets.utils import download_url
 
         target = paths.cache_root() / self.folder / name
@@ -102,100 +85,69 @@ class PublicSet(NamedSet):
                 reasons.append(f"{url}: {error}")
             finally:
                 temporary.unlink(missing_ok=True)
-        raise DatasetError(self._how_to_get(missing, "could not be downloaded: " + "; ".join(reasons)))
+        raise self._absent(missing, "could not be downloaded: " + "; ".join(reasons))
 
-    def _how_to_get(self, missing: list[str], reason: str) -> str:
-        looked = [f"  {root / self.folder}" for root in paths.data_roots()]
-        if self.unpacked:
-            looked += [
-                f"  {(root / next(iter(self.unpacked.values()))).parent} (unpacked)" for root in paths.data_roots()
-            ]
-        urls = [f"  {self._urls(name)[0]}" for name in missing]
-        below = f" in {self.folder} below it" if self.folder else ""
-        return "\n".join(
-            [
-                f"{self.title} is not there ({reason}).",
-                f"Looked for {', '.join(missing)} in:",
-                *looked,
-                "Download on a machine with a network:",
-                *urls,
-                f"and put the files into {paths.cache_root() / self.folder},",
-                f"or point the environment variable HATLAB_DATA at a folder that has them{below}.",
-            ]
-        )
+    def _absent(self, missing: list[str], reason: str) -> DatasetError:
+        roots = paths.data_roots()
+        places = [str(root / self.folder) for root in roots]
+        for unpacked in self.forms[1:]:
+            places += [f"{(root / next(iter(unpacked.files.values()))).parent} (unpacked)" for root in roots]
+        where_from = ["Download on a machine with a network:", *(f"  {self._urls(name)[0]}" for name in missing)]
+        return self._not_there(f" ({reason})", ", ".join(missing), places, where_from)
 
 
-@dataclass(frozen=True, kw_only=True)
-class IdxSet(PublicSet):
-    """MNIST and what took its form: four gzipped IDX files."""
-
-    def _md5(self) -> Mapping[str, str]:
-        return dict(self._source().resources)
-
-    def _urls(self, name: str) -> list[str]:
-        return [mirror + name for mirror in self._source().mirrors]
-
-    def _read(self, files: Mapping[str, Path]) -> Images:
-        source = self._source()
-        x_train, y_train, x_test, y_test = (read_idx(files[name]) for name, _ in source.resources)
-        classes = tuple(name.split(" - ")[0] for name in source.classes)  # MNIST's are "0 - zero"
-        return Images(x_train[:, None], y_train.astype(int), x_test[:, None], y_test.astype(int), classes)
+def _torchvision(name: str) -> Any:
+    return getattr(importlib.import_module("torchvision.datasets"), name)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CifarSet(PublicSet):
-    """CIFAR-10 and CIFAR-100: batches of pickled arrays, in an archive or unpacked."""
+def read_gtsrb(training: Path, test: Path, truth: Path) -> Images:
+    """Return GTSRB, each image brought to 3x32x32.
 
-    def _md5(self) -> Mapping[str, str]:
-        source = self._source()
-        members = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
-        return dict([(source.filename, source.tgz_md5), *members])
+    torchvision's class takes only unpacked images, and reports neither a test image without a class nor a class
+    without images.
 
-    def _urls(self, name: str) -> list[str]:
-        return [self._source().url]
+    Args:
+        training: archive or folder with 00000/*.ppm to 00042/*.ppm.
+        test: archive or folder with Images/*.ppm.
+        truth: `GT-final_test.csv`, or a zip archive with it; it gives the class of each test image.
 
-    def _read(self, files: Mapping[str, Path]) -> Images:
-        source = self._source()
-        train, test = ([name for name, _ in names] for names in (source.train_list, source.test_list))
-        return read_cifar(files, train, test, source.meta["filename"])
-
-
-@dataclass(frozen=True, kw_only=True)
-class SvhnSet(PublicSet):
-    """SVHN's digits cut out to 32x32: two `.mat` files."""
-
-    def _md5(self) -> Mapping[str, str]:
-        return {name: md5 for _, name, md5 in self._source().split_list.values() if name in self.files}
-
-    def _urls(self, name: str) -> list[str]:
-        return [url for url, file, _ in self._source().split_list.values() if file == name]
-
-    def _read(self, files: Mapping[str, Path]) -> Images:
-        train, test = (files[name] for name in self.files)
-        return read_svhn(train, test)
+    Raises:
+        DatasetError: damaged files; a test image without a class, or a class without images.
+    """
+    train = read_tree(training, "RGB", 32)
+    tested = {name: image for (_, name), image in read_tree(test, "RGB", 32).items()}
+    class_of = _gtsrb_truth(truth)
+    if absent := sorted(class_of.keys() ^ tested.keys()):
+        raise DatasetError(f"{absent[0]} is only in one of {test} and {truth}: every test image needs a class")
+    names = [f"{label:05d}" for label in range(43)]
+    for path, found in ((training, {name for name, _ in train}), (truth, set(class_of.values()))):
+        if wrong := sorted(found ^ set(names)):
+            raise DatasetError(f"{path}: needs all classes from {names[0]} to {names[-1]} and no other: {wrong[0]}")
+    by_class = {(class_of[name], name): image for name, image in tested.items()}
+    return Images(*labelled(train, names), *labelled(by_class, names), tuple(map(str, range(43))))
 
 
-@dataclass(frozen=True, kw_only=True)
-class GtsrbSet(PublicSet):
-    """Traffic signs in PPM images of many sizes, brought to 32x32: three zip files, or what they hold, unpacked."""
+def _gtsrb_truth(path: Path) -> dict[str, str]:
+    """Return file name -> class, as the folders of the training images are named."""
+    import pandas as pd
 
-    def _md5(self) -> Mapping[str, str]:
-        return GTSRB_MD5
-
-    def _urls(self, name: str) -> list[str]:
-        return [GTSRB_URL + name]
-
-    def _read(self, files: Mapping[str, Path]) -> Images:
-        return read_gtsrb(*files.values())
-
-
-def _first(candidates: Iterator[Path]) -> Path | None:
-    return next((path for path in candidates if path.is_file()), None)
+    with reading(f"{path} does not list file names and classes"):
+        if zipfile.is_zipfile(path):
+            content = b"".join(
+                read() for place, read in zip_entries(path) if read and place.name == "GT-final_test.csv"
+            )
+        else:
+            content = path.read_bytes()
+        types = {"Filename": str, "ClassId": int}
+        table = pd.read_csv(io.BytesIO(content), sep=";", usecols=list(types), dtype=types)
+    return {name: f"{label:05d}" for name, label in zip(table["Filename"], table["ClassId"], strict=True)}
 
 
 @contextlib.contextmanager
 def _patience(seconds: float) -> Iterator[None]:
-    """torchvision sets no time limit, and a firewall that drops packets would hold a class for minutes."""
+    """Limit how long a server may be silent: torchvision sets no limit, and a firewall that drops packets would hold a
+    class for minutes.
+    """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -204,13 +156,56 @@ def _patience(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _idx_files(train_images: int, train_labels: int, test_images: int, test_labels: int) -> dict[str, int]:
-    return {
-        "train-images-idx3-ubyte.gz": train_images,
-        "train-labels-idx1-ubyte.gz": train_labels,
-        "t10k-images-idx3-ubyte.gz": test_images,
-        "t10k-labels-idx1-ubyte.gz": test_labels,
-    }
+# --- the sets -------------------------------------------------------------------------------------------------------
+
+
+def _public(
+    files: Mapping[str, int],
+    read: Callable[..., Images],
+    *,
+    title: str,
+    folder: str = "",
+    unpacked: Mapping[str, str] | None = None,
+    **fields: Any,
+) -> PublicSet:
+    """Return the set of these downloads. `unpacked` is read in their place: what they hold, by place below a root."""
+    packed = {name: f"{folder}/{name}".lstrip("/") for name in files}
+    forms = tuple(Form(places, read, title) for places in (packed, unpacked) if places)
+    return PublicSet(files=files, title=title, folder=folder, forms=forms, **fields)
+
+
+def _idx_set(torchvision: str, sizes: Sequence[int], **fields: Any) -> PublicSet:
+    """Return MNIST or Fashion-MNIST: four gzipped IDX files."""
+    kinds = ("images-idx3", "labels-idx1")
+    names = [f"{split}-{kind}-ubyte.gz" for split in ("train", "t10k") for kind in kinds]
+
+    def listed(source: Any) -> Listed:
+        return {name: (md5, [mirror + name for mirror in source.mirrors]) for name, md5 in source.resources}
+
+    def read(*files: Path) -> Images:
+        x_train, y_train, x_test, y_test = map(read_idx, files)
+        classes = tuple(name.split(" - ")[0] for name in _torchvision(torchvision).classes)  # MNIST's are "0 - zero"
+        return Images(x_train[:, None], y_train.astype(int), x_test[:, None], y_test.astype(int), classes)
+
+    sized = dict(zip(names, sizes, strict=True))
+    return _public(sized, read, torchvision=torchvision, folder=f"{torchvision}/raw", listed=listed, **fields)
+
+
+def _cifar_set(archive: str, size: int, folder: str, members: Sequence[str], **fields: Any) -> PublicSet:
+    """Return CIFAR-10 or CIFAR-100: batches of pickled arrays, in an archive or unpacked; the last holds the names."""
+    *train, test, meta = members
+
+    def listed(source: Any) -> Listed:
+        inner = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
+        return {source.filename: (source.tgz_md5, [source.url]), **{name: (md5, []) for name, md5 in inner}}
+
+    def read(*files: Path) -> Images:
+        names = members if len(files) > 1 else [archive]
+        return read_cifar(dict(zip(names, files, strict=True)), train, [test], meta)
+
+    unpacked = {name: f"{folder}/{name}" for name in members}
+    fields = {"mean": CIFAR_MEAN, "std": CIFAR_STD, **fields}
+    return _public({archive: size}, read, unpacked=unpacked, listed=listed, **fields)
 
 
 # Fashion-MNIST: the authors' .2190 and .3318 describe images padded to 32x32 with zeros; these describe the same
@@ -218,64 +213,60 @@ def _idx_files(train_images: int, train_labels: int, test_images: int, test_labe
 PUBLIC_SETS = {
     item.name: item
     for item in (
-        IdxSet(
-            name="mnist",
-            title="MNIST",
-            torchvision="MNIST",
-            folder="MNIST/raw",
-            files=_idx_files(9_912_422, 28_881, 1_648_877, 4_542),
-            mean=(0.1307,),
-            std=(0.3081,),
+        _idx_set(
+            "MNIST", (9_912_422, 28_881, 1_648_877, 4_542), name="mnist", title="MNIST", mean=(0.1307,), std=(0.3081,)
         ),
-        IdxSet(
+        _idx_set(
+            "FashionMNIST",
+            (26_421_880, 29_515, 4_422_102, 5_148),
             name="fashion_mnist",
             title="Fashion-MNIST",
-            torchvision="FashionMNIST",
-            folder="FashionMNIST/raw",
-            files=_idx_files(26_421_880, 29_515, 4_422_102, 5_148),
             mean=(0.2860,),
             std=(0.3530,),
         ),
-        CifarSet(
+        _cifar_set(
+            "cifar-10-python.tar.gz",
+            170_498_071,
+            "cifar-10-batches-py",
+            [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch", "batches.meta"],
             name="cifar10",
             title="CIFAR-10",
             torchvision="CIFAR10",
-            files={"cifar-10-python.tar.gz": 170_498_071},
-            mean=CIFAR_MEAN,
-            std=CIFAR_STD,
-            unpacked={
-                name: f"cifar-10-batches-py/{name}"
-                for name in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch", "batches.meta")
-            },
         ),
-        CifarSet(
+        _cifar_set(
+            "cifar-100-python.tar.gz",
+            169_001_437,
+            "cifar-100-python",
+            ["train", "test", "meta"],
             name="cifar100",
             title="CIFAR-100",
             torchvision="CIFAR100",
-            files={"cifar-100-python.tar.gz": 169_001_437},
-            mean=CIFAR_MEAN,
-            std=CIFAR_STD,
-            unpacked={name: f"cifar-100-python/{name}" for name in ("train", "test", "meta")},
         ),
-        SvhnSet(
+        _public(
+            {"train_32x32.mat": 182_040_794, "test_32x32.mat": 64_275_384},
+            read_svhn,
             name="svhn",
             title="SVHN",
             torchvision="SVHN",
-            files={"train_32x32.mat": 182_040_794, "test_32x32.mat": 64_275_384},
+            listed=lambda source: {
+                name: (md5, [url]) for split in SPLITS for url, name, md5 in [source.split_list[split]]
+            },
             mean=(0.4377, 0.4438, 0.4728),
             std=(0.198, 0.201, 0.197),
         ),
-        GtsrbSet(
+        _public(
+            dict(zip(GTSRB_MD5, (187_490_228, 88_978_620, 99_620), strict=True)),
+            read_gtsrb,
             name="gtsrb",
             title="GTSRB",
             torchvision="GTSRB",
             folder="gtsrb",
-            files=dict(zip(GTSRB_MD5, (187_490_228, 88_978_620, 99_620), strict=True)),
+            listed=lambda _: {name: (md5, [GTSRB_URL + name]) for name, md5 in GTSRB_MD5.items()},
             mean=(0.3398, 0.3117, 0.3210),
             std=(0.2755, 0.2647, 0.2712),
             unpacked={
-                "GTSRB/Training": "gtsrb/GTSRB/Training",
-                "GTSRB/Final_Test": "gtsrb/GTSRB/Final_Test",
+                "GTSRB/Training": "gtsrb/GTSRB/Training/",
+                "GTSRB/Final_Test": "gtsrb/GTSRB/Final_Test/",
                 "GT-final_test.csv": "gtsrb/GT-final_test.csv",
             },
         ),

@@ -1,17 +1,17 @@
-"""FaceScrub and notMNIST: sets that hatlab does not download. They are read in the forms in which people have them."""
+"""FaceScrub and notMNIST: sets that hatlab does not download. It reads the forms in which people have them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from hatlab.data.formats import READ_ERRORS, DatasetError, Images, channels_first, read_idx
-from hatlab.data.image_folders import class_sizes, read_tree
-from hatlab.data.named_sets import NamedSet
+from hatlab.data.formats import DatasetError, Images, read_idx, reading
+from hatlab.data.image_folders import class_sizes, labelled, read_tree
+from hatlab.data.named_sets import Form, NamedSet
 from hatlab.support import paths
 
 __all__ = ["PERSONS", "SUPPLIED_SETS", "SuppliedSet"]
@@ -21,76 +21,25 @@ LETTERS = tuple("ABCDEFGHIJ")
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Form:
-    """One form in which a set may be there.
-
-    Attributes:
-        places: its files and folders (with a "/" at the end), below a data root; all of them are needed.
-        read: makes images of them.
-        title: what results call it; may hold {images} and {classes}, their numbers.
-    """
-
-    places: tuple[str, ...]
-    read: Callable[..., Images]
-    title: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class SuppliedSet(NamedSet):
-    """One set whose files the user puts there.
+    """A set whose files the user supplies. `origin` says where to get it, line by line."""
 
-    Attributes:
-        forms: the first that is there, in whatever data root, is used.
-        origin: where to get it.
-    """
-
-    forms: tuple[Form, ...]
     origin: tuple[str, ...]
 
-    def find(self) -> dict[str, Path | None]:
-        for form in self.forms:
-            for root in paths.data_roots():
-                places = {place: root / place for place in form.places}
-                if all(path.is_dir() if place.endswith("/") else path.is_file() for place, path in places.items()):
-                    return dict(places)
-        return dict.fromkeys(self.forms[0].places)
+    def _get(self, missing: list[str], download: bool) -> dict[str, Path]:
+        wanted = " or ".join(" with ".join(form.files) for form in self.forms)
+        roots = [str(root) for root in paths.data_roots()]
+        where_from = ["Get it from:", *(f"  {line}" for line in self.origin)]
+        raise self._not_there(", and is not downloaded for you", wanted, roots, where_from)
 
-    def fetch(self, *, download: bool = True) -> dict[str, Path]:
-        found = {place: path for place, path in self.find().items() if path is not None}
-        if not found:
-            raise DatasetError(self._how_to_get())
-        return found
 
-    def expected(self) -> dict[str, str]:
-        return {}
-
-    def titled(self, files: Mapping[str, Path], images: Images) -> str:
-        n = len(images.y_train) + len(images.y_test)
-        return self._form(files).title.format(images=f"{n:,}", classes=len(images.classes))
-
-    def _read(self, files: Mapping[str, Path]) -> Images:
-        return self._form(files).read(*files.values())
-
-    def _form(self, files: Mapping[str, Path]) -> Form:
-        return next(form for form in self.forms if form.places == tuple(files))
-
-    def _how_to_get(self) -> str:
-        return "\n".join(
-            [
-                f"{self.title} is not there, and is not downloaded for you.",
-                f"Looked for {' or '.join(' with '.join(form.places) for form in self.forms)} in:",
-                *(f"  {root}" for root in paths.data_roots()),
-                "Get it from:",
-                *(f"  {line}" for line in self.origin),
-                f"and put it into {paths.cache_root()},",
-                "or point the environment variable HATLAB_DATA at a folder that has it.",
-            ]
-        )
+def _form(read: Callable[..., Images], title: str, *places: str) -> Form:
+    return Form({place: place for place in places}, read, title)
 
 
 def _in_two(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...], origin: Path) -> Images:
-    """Draw a tenth of all images for testing, as the authors' scripts do."""
+    """Draw a tenth of all images for testing, as the authors' scripts do. `origin` is named in errors."""
     from sklearn.model_selection import train_test_split
 
     order = np.arange(len(y))
@@ -108,19 +57,16 @@ def _in_two(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...], origin: Path
 
 
 def _letters(path: Path) -> Images:
-    """A few files of notMNIST are known to be no images. The authors left a black image, labelled A, for each."""
+    """Read notMNIST_small without its two files that are no images; the authors have a black A for each."""
     images = read_tree(path, "L", 28, skip_damaged=True)
     if (found := sorted({letter for letter, _ in images})) != list(LETTERS):
         raise DatasetError(f"{path} has the classes {', '.join(found)}; notMNIST has {', '.join(LETTERS)}")
-    y = np.array([LETTERS.index(letter) for letter, _ in images], dtype=np.int64)
-    return _in_two(channels_first(np.stack(list(images.values()))), y, LETTERS, path)
+    return _in_two(*labelled(images, LETTERS), LETTERS, path)
 
 
 def _letters_idx(images: Path, labels: Path) -> Images:
-    try:
+    with reading(f"{images} and {labels} are not readable IDX files", IndexError):
         x, y = read_idx(images), read_idx(labels).astype(np.int64)
-    except (*READ_ERRORS, IndexError) as error:
-        raise DatasetError(f"{images} and {labels} are not readable IDX files: {error}; left in place") from error
     if x.shape[1:] != (28, 28) or y.shape != x.shape[:1] or set(y.tolist()) != set(range(10)):
         raise DatasetError(
             f"{images} has shape {x.shape} and {labels} {y.shape}; needed are (N, 28, 28) and (N,), of labels 0 to 9"
@@ -132,17 +78,15 @@ def _letters_idx(images: Path, labels: Path) -> Images:
 
 
 def _faces(path: Path) -> Images:
-    """The authors' script takes the persons with the most images too, but fills its (3, 32, 32) from (32, 32, 3) by a
-    reshape, which scrambles pixels and colours."""
+    """Read the persons with the most images, as the authors' script does. It makes (3, 32, 32) of (32, 32, 3) by a
+    reshape, which scrambles pixels and colours; here they keep their places.
+    """
     sizes = class_sizes(path)
     most = sorted(sizes, key=lambda person: (-sizes[person], person))[:PERSONS]
     if len(sizes) > PERSONS:
         logger.info("%s: of %d persons the %d with most images are taken", path, len(sizes), PERSONS)
-    images = read_tree(path, "RGB", 32, keep=most)
     persons = tuple(sorted(most))
-    number = {person: k for k, person in enumerate(persons)}
-    y = np.array([number[person] for person, _ in images], dtype=np.int64)
-    return _in_two(channels_first(np.stack(list(images.values()))), y, persons, path)
+    return _in_two(*labelled(read_tree(path, "RGB", 32, keep=most), persons), persons, path)
 
 
 SUPPLIED_SETS = {
@@ -154,7 +98,7 @@ SUPPLIED_SETS = {
             mean=(0.5163, 0.5569, 0.4695),
             std=(0.2307, 0.2272, 0.2479),
             forms=tuple(
-                Form((f"facescrub{ending}",), _faces, "FaceScrub ({classes} persons)")
+                _form(_faces, "FaceScrub ({classes} persons)", f"facescrub{ending}")
                 for ending in ("/", ".tar", ".tar.gz", ".tar.xz")
             ),
             origin=(
@@ -169,12 +113,13 @@ SUPPLIED_SETS = {
             mean=None,
             std=None,
             forms=(
-                Form(("notMNIST_small.tar.gz",), _letters, "notMNIST"),
-                Form(("notMNIST_small/",), _letters, "notMNIST"),
-                Form(
-                    ("notmnist-10k/t10k-images-idx3-ubyte.gz", "notmnist-10k/t10k-labels-idx1-ubyte.gz"),
+                _form(_letters, "notMNIST", "notMNIST_small.tar.gz"),
+                _form(_letters, "notMNIST", "notMNIST_small/"),
+                _form(
                     _letters_idx,
                     "notMNIST ({images} images)",
+                    "notmnist-10k/t10k-images-idx3-ubyte.gz",
+                    "notmnist-10k/t10k-labels-idx1-ubyte.gz",
                 ),
             ),
             origin=(

@@ -80,7 +80,7 @@ def make_sequence(config: RunConfig, datasets: Sequence[Dataset] | None = None) 
     Order, permutations and validation images are drawn with scikit-learn's `shuffle`, as the authors draw them.
 
     Raises:
-        ConfigError: parameters that contradict each other or the data sets.
+        ConfigError: parameters that contradict each other or the data sets, or `datasets` that are not those named.
         DatasetError: a data set that cannot be loaded.
     """
     names = split_names(config.dataset)
@@ -100,7 +100,7 @@ def make_sequence(config: RunConfig, datasets: Sequence[Dataset] | None = None) 
 
 
 def _check_combination(config: RunConfig, names: tuple[str, ...]) -> None:
-    """Refuse what no data set could make right, before one is loaded."""
+    """Refuse parameters that are wrong whatever the data sets hold, before one is loaded."""
     if len(set(names)) < len(names):
         raise ConfigError(f"dataset = '{config.dataset}': a data set is named twice; allowed: each once")
     if is_mixture(config.dataset):
@@ -127,7 +127,7 @@ def _check_combination(config: RunConfig, names: tuple[str, ...]) -> None:
 
 
 def _check_mixture(config: RunConfig) -> None:
-    """Refuse what would cut the sets of a mixture to pieces."""
+    """Refuse parameters that would split or permute the sets of a mixture."""
     for name in ("sequence", "classes_per_task", "class_groups"):
         value, default = getattr(config, name), RunConfig.model_fields[name].default
         if value != default:
@@ -196,7 +196,7 @@ def _equal_groups(config: RunConfig, sets: tuple[Dataset, ...]) -> list[tuple[in
 
 
 def _named_groups(config: RunConfig, sets: tuple[Dataset, ...]) -> list[tuple[int, tuple[int, ...]]]:
-    """Classes of joined sets are numbered on: those of the second set follow the last of the first."""
+    """Return the groups of `class_groups`. Class 0 of a joined set follows the last class of the set before it."""
     owners = [(index, label) for index, item in enumerate(sets) for label in range(len(item.classes))]
     groups: list[tuple[int, tuple[int, ...]]] = []
     taken: set[int] = set()
@@ -237,8 +237,9 @@ def _ranges(classes: tuple[int, ...]) -> str:
 
 
 def _permuted_tasks(config: RunConfig, item: Dataset, order: tuple[int, ...]) -> tuple[Task, ...]:
-    """The authors seed the pixels of the task trained at position i, which was number r before shuffling, with
-    100 r + i. No task keeps its pixels in place."""
+    """Return one task per permutation. The task at position i, which was number r before shuffling, has the authors'
+    seed 100 r + i; no task has unpermuted pixels.
+    """
     train, valid = _hold_out(config, item.title, np.arange(len(item.y_train)))
     test = np.arange(len(item.y_test))
     n_pixels = int(np.prod(item.x_train.shape[1:]))

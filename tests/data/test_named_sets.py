@@ -1,5 +1,4 @@
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +7,7 @@ from small_sets import trust, write_all
 from hatlab.data import named_sets
 from hatlab.data.datasets import NAMED, status
 from hatlab.data.formats import DatasetError, Images
-from hatlab.data.named_sets import NamedSet
+from hatlab.data.named_sets import Form, NamedSet
 
 SUM = "md5:900150983cd24fb0d6963f7d28e17f72"  # of "abc"
 
@@ -17,23 +16,20 @@ SUM = "md5:900150983cd24fb0d6963f7d28e17f72"  # of "abc"
 class Toy(NamedSet):
     """One file, whose bytes are its labels; "x" is no label."""
 
-    place: Path
     known: str = ""
 
-    def find(self):
-        return {"toy": self.place if self.place.exists() else None}
-
-    def fetch(self, *, download=True):
-        return {"toy": self.place}
+    def _get(self, missing, download):
+        raise DatasetError(f"{missing} cannot be had")
 
     def expected(self):
         return {"toy": self.known} if self.known else {}
 
-    def _read(self, files):
-        y = np.frombuffer(files["toy"].read_bytes(), np.uint8)
-        if (y == ord("x")).any():
-            raise DatasetError(f"{files['toy']} holds an x")
-        return Images(y, y, y, y, ("a",))
+
+def read_toy(path):
+    y = np.frombuffer(path.read_bytes(), np.uint8)
+    if (y == ord("x")).any():
+        raise DatasetError(f"{path} holds an x")
+    return Images(y, y, y, y, ("a",))
 
 
 def toy(tmp_path, content=b"abc", known="", size=None):
@@ -41,7 +37,13 @@ def toy(tmp_path, content=b"abc", known="", size=None):
     if content is not None:
         place.write_bytes(content)
     files = {} if size is None else {"toy": size}
-    return Toy(name="toy", title="Toy", files=files, mean=None, std=None, place=place, known=known)
+    forms = (Form({"toy": str(place)}, read_toy, "Toy"),)
+    return Toy(name="toy", title="Toy", files=files, forms=forms, mean=None, std=None, known=known)
+
+
+def test_what_cannot_be_had_is_not_fetched(tmp_path):
+    with pytest.raises(DatasetError, match=r"toy.* cannot be had"):
+        toy(tmp_path, None).fetch()
 
 
 def test_a_file_is_compared_before_it_is_decoded(tmp_path):

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import cifar_files, known_md5, tar_of
-from small_sets import trust, write_gtsrb, write_svhn
+from small_sets import gtsrb_files, ppm, put, trust, write_gtsrb, write_svhn
 
 from hatlab.data import datasets, named_sets, public_sets
 from hatlab.data.datasets import DatasetError, fetch, load, status, verify
-from hatlab.data.public_sets import PUBLIC_SETS
+from hatlab.data.public_sets import PUBLIC_SETS, read_gtsrb
 from hatlab.support import paths
 
 
@@ -37,10 +37,10 @@ def test_files_are_torchvisions(name):
     elif name == "svhn":
         listed = {file: f"md5:{md5}" for split in ("train", "test") for _, file, md5 in [source.split_list[split]]}
         assert list(item.files) == list(listed) and expected == listed
-    elif item.unpacked:
+    elif name.startswith("cifar"):
         listed = [file for file, _ in (*source.train_list, *source.test_list)]
         places = {file: f"{source.base_folder}/{file}" for file in (*listed, source.meta["filename"])}
-        assert item.unpacked == places
+        assert item.forms[1].files == places
         assert list(item.files) == [source.filename]
         assert expected[source.filename] == f"md5:{source.tgz_md5}"
     else:
@@ -129,7 +129,7 @@ def test_download_over_http_shows_progress(server, empty_home, monkeypatch, capf
         thread.start()
         try:
             address = f"http://127.0.0.1:{httpd.server_port}"
-            monkeypatch.setattr(public_sets.IdxSet, "_urls", lambda self, name: [f"{address}/{name}"])
+            monkeypatch.setattr(public_sets.PublicSet, "_urls", lambda self, name: [f"{address}/{name}"])
             assert load("mnist").x_train.shape == (30, 1, 28, 28)
         finally:
             httpd.shutdown()
@@ -137,14 +137,16 @@ def test_download_over_http_shows_progress(server, empty_home, monkeypatch, capf
     assert "100%" in capfd.readouterr().err
 
 
-def test_only_what_is_missing_is_downloaded(server, empty_home, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"])
+def test_only_what_is_missing_is_downloaded(server, empty_home, tmp_path, monkeypatch, name):
     lent = tmp_path / "lent" / "MNIST" / "raw"
     lent.mkdir(parents=True)
-    name = "train-images-idx3-ubyte.gz"
     (server / name).rename(lent / name)
     monkeypatch.setenv("HATLAB_DATA", str(tmp_path / "lent"))
     asked = serve(monkeypatch, server)
-    load("mnist")
+    data = load("mnist")
+    assert data.x_train.shape == (30, 1, 28, 28) and data.y_test.shape == (20,)
+    assert list(data.checksums) == [f"MNIST/raw/{file}" for file in PUBLIC_SETS["mnist"].files]
     assert len(asked) == 3 and not any(url.endswith(name) for url in asked)
     assert [path.name for path in lent.iterdir()] == [name]
 
@@ -225,7 +227,7 @@ def test_read_only_data_without_any_cache(tiny_mnist, empty_home, tmp_path, monk
 def test_cifar(empty_home, tmp_path, monkeypatch, no_network, name, title, packed):
     lent = tmp_path / "lent"
     item = PUBLIC_SETS[name]
-    folder = lent / Path(item.unpacked[next(iter(item.unpacked))]).parent
+    folder = lent / Path(next(iter(item.forms[1].files.values()))).parent
     folder.mkdir(parents=True)
     batches, x, y = cifar_files(name)
     files = {member: folder / member for member in batches}
@@ -283,7 +285,7 @@ def test_gtsrb(empty_home, monkeypatch, no_network, packed):
         np.testing.assert_array_equal(data.x_test[:, 0, 0, 0], data.y_test)
         assert data.mean == (0.3398, 0.3117, 0.3210) and data.std == (0.2755, 0.2647, 0.2712)
     item = PUBLIC_SETS["gtsrb"]
-    assert list(data.checksums) == [f"gtsrb/{file}" for file in (item.files if packed else item.unpacked)]
+    assert list(data.checksums) == [f"gtsrb/{file}" for file in item.forms[0 if packed else 1].files]
     checks = verify("gtsrb")
     assert [check.ok for check in checks] == [True] * 3 and state_of("gtsrb").where.startswith(str(folder))
     if packed:
@@ -333,3 +335,56 @@ def test_status_is_cheap_and_sees_wrong_sizes(tiny_mnist, monkeypatch):
         "notmnist": "missing",
     }
     assert state_of("mnist").size == sum(path.stat().st_size for path in tiny_mnist.values())
+
+
+# --- the files of GTSRB -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parts(tmp_path):
+    folder = write_gtsrb(tmp_path, packed=False)
+    return folder / "GTSRB" / "Training", folder / "GTSRB" / "Final_Test", folder / "GT-final_test.csv"
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_signs_of_many_sizes_become_32x32(tmp_path, parts, packed):
+    if packed:
+        folder = write_gtsrb(tmp_path)
+        names = ("GTSRB-Training_fixed.zip", "GTSRB_Final_Test_Images.zip", "GTSRB_Final_Test_GT.zip")
+        parts = [folder / name for name in names]
+    images = read_gtsrb(*parts)
+    assert images.x_train.shape == (86, 3, 32, 32) and images.x_test.shape == (43, 3, 32, 32)
+    assert images.x_train.flags.c_contiguous and images.x_train.dtype == np.uint8
+    np.testing.assert_array_equal(images.y_train, np.repeat(np.arange(43), 2))
+    np.testing.assert_array_equal(images.y_test, np.arange(43)[::-1])  # by file name; the list gives the classes
+    for x, y in ((images.x_train, images.y_train), (images.x_test, images.y_test)):
+        for image, label in zip(x, y, strict=True):
+            np.testing.assert_array_equal(image, np.broadcast_to([[[label]], [[100]], [[200]]], (3, 32, 32)))
+    assert images.classes == tuple(map(str, range(43)))
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (
+            {"GTSRB/Final_Test/Images/99999.ppm": ppm((0, 0, 0), (9, 9))},
+            ["99999.ppm is only in one of", "GT-final_test"],
+        ),
+        ({"GTSRB/Training/00043/0.ppm": ppm((0, 0, 0), (9, 9))}, ["Training", "00000 to 00042 and no other: 00043"]),
+        ({"GTSRB/Training/stop/0.ppm": ppm((0, 0, 0), (9, 9))}, ["Training", "00000 to 00042 and no other: stop"]),
+        ({"GT-final_test.csv": b"Filename,ClassId\n0.ppm,3\n"}, ["GT-final_test.csv does not list"]),
+        ({"GT-final_test.csv": b"Filename;ClassId\n0.ppm\n"}, ["GT-final_test.csv does not list"]),
+        ({"GT-final_test.csv": b"\xff\xfe"}, ["GT-final_test.csv does not list"]),
+        (
+            {"GT-final_test.csv": gtsrb_files()[2].replace(";7\n", ";8\n").encode()},
+            ["GT-final_test", "00000 to 00042 and no other: 00007"],
+        ),
+        ({"GTSRB/Training/00007/0.ppm": b"P6 3"}, ["00007/0.ppm is not a readable image"]),
+    ],
+)
+def test_unusable_files_of_gtsrb(tmp_path, parts, harm, words):
+    put(tmp_path / "gtsrb", harm)
+    with pytest.raises(DatasetError) as error:
+        read_gtsrb(*parts)
+    for word in words:
+        assert word in str(error.value)

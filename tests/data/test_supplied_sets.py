@@ -201,7 +201,7 @@ def test_readme_names_every_form():
         assert f"| `{item.name}` | {item.title}" in readme
         for form in item.forms:
             assert form.title.format(images="10,000", classes=100) in readme
-            assert all(place.removeprefix("facescrub.tar") in readme for place in form.places)
+            assert all(place.removeprefix("facescrub.tar") in readme for place in form.files)
 
 
 def test_a_file_in_place_of_a_folder_is_not_found(data):
