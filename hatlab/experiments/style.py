@@ -85,9 +85,9 @@ def titled(title: str, how: str) -> str:
     return f"{title}\n{how}".strip()
 
 
-def headline(figure: Figure, heading: str) -> None:
-    """Write a heading above all panels."""
-    figure.suptitle(heading, x=0.01, ha="left")
+def headline(figure: Figure, title: str, how: str) -> None:
+    """Write `titled` above all panels."""
+    figure.suptitle(titled(title, how), x=0.01, ha="left")
 
 
 def of_seeds(counts: Collection[int], how: str = "", one: str = "one seed") -> str:

@@ -16,10 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from hatlab.analysis.metrics import Interval
-from hatlab.experiments.style import (
-    BESIDE, GUIDE, MARKERS, WIDTH, band, colors_of, headline, name_of_c, of_seeds, seeds_with_band, share_axis, short,
-    spread, styled, task_axis, titled,
-)  # fmt: skip
+from hatlab.experiments import style
 
 __all__ = ["capacity_usage", "draw", "remaining_capacity", "task_shares", "usage_curves"]
 
@@ -60,7 +57,7 @@ def usage_curves(capacity: pd.DataFrame, points: int = 101, by: str = "c") -> pd
     frames = []
     for (value, layer, task), rows in capacity.groupby([by, "layer", "task"]):
         curves = np.stack([_stretched(run, grid) for _, run in rows.groupby("run")])  # (seeds, points)
-        usage = dict(zip(("usage", "low", "high"), spread(curves), strict=True))
+        usage = dict(zip(("usage", "low", "high"), style.spread(curves), strict=True))
         places = {by: value, "layer": layer, "task": task, "progress": rows["task"].iloc[0] + grid}
         frames.append(pd.DataFrame({**places, **usage, "n": len(curves)}))
     return pd.concat(frames, ignore_index=True)
@@ -70,10 +67,10 @@ def capacity_usage(capacity: pd.DataFrame, title: str = "", by: str = "c") -> Fi
     """Draw the paper's Fig. 5: the share of the trunk's weights in use while tasks are learnt one after the other.
 
     The upper panel shows all layers together, the lower ones each layer; one curve per compressibility c or per
-    s_max, with a band over seeds; dashed lines at task switches.
+    s_max, with a style.band over seeds; dashed lines at task switches.
 
     Args:
-        capacity: see `usage_curves`, which also says what the band is.
+        capacity: see `usage_curves`, which also says what the style.band is.
         title: what was trained on what; s_max or c, whichever is the same for all, and the number of seeds are added.
         by: "c" or "s_max".
 
@@ -87,12 +84,12 @@ def capacity_usage(capacity: pd.DataFrame, title: str = "", by: str = "c") -> Fi
     weights = capacity.drop_duplicates("layer").set_index("layer")["weights"]
     looks: dict[float, dict[str, Any]] = {
         value: {"color": color, "label": _label(by, value)}
-        for value, color in colors_of(sorted(curves[by].unique())).items()
+        for value, color in style.colors_of(sorted(curves[by].unique())).items()
     }
     if by == "s_max":
         for look, dashes in zip(looks.values(), itertools.cycle(DASHES), strict=False):
             look["linestyle"] = dashes
-    with styled():
+    with style.styled():
         figure = plt.figure(figsize=(7.1, 4.9), layout=ConstrainedLayoutEngine(hspace=0.06, wspace=0.03))
         rows = figure.add_gridspec(2, 1, height_ratios=[1.6, 1])
         total = figure.add_subplot(rows[0])
@@ -100,13 +97,13 @@ def capacity_usage(capacity: pd.DataFrame, title: str = "", by: str = "c") -> Fi
         total.set_title(_heading(title, capacity, curves, by), loc="left")
         total.set_ylabel("Capacity usage (% of weights)")
         total.set_xlabel("Task (each stretched from before its first step to its last epoch)")
-        total.legend(title=LEGENDS[by], handlelength=1.6 if by == "c" else 2.6, **BESIDE)
+        total.legend(title=LEGENDS[by], handlelength=1.6 if by == "c" else 2.6, **style.BESIDE)
         below = rows[1].subgridspec(1, len(layers))
         for column, layer in enumerate(layers):
             axes = figure.add_subplot(below[column])
             draw(axes, curves[curves["layer"] == layer], by, looks, ticks=12 // len(layers) + 2)
             share = 100 * weights[layer] / weights["total"]
-            axes.set_title(f"{layer}: {short(weights[layer])} weights\n({share:.2g}% of all)")
+            axes.set_title(f"{layer}: {style.short(weights[layer])} weights\n({share:.2g}% of all)")
             axes.set_xlabel("Task")
             axes.tick_params(labelleft=column == 0)
             if column == 0:
@@ -150,7 +147,7 @@ def draw(axes: Axes, curves: pd.DataFrame, by: str, looks: Mapping[Any, Mapping[
     """
     n_tasks = int(curves["task"].max()) + 1
     for switch in range(1, n_tasks):
-        axes.axvline(switch, linestyle=(0, (4, 3)), **GUIDE)
+        axes.axvline(switch, linestyle=(0, (4, 3)), **style.GUIDE)
     for value, look in looks.items():
         curve, color = curves[curves[by] == value], look["color"]
         # a thin line joins the tasks: the jump when a new task's masks come in
@@ -159,20 +156,20 @@ def draw(axes: Axes, curves: pd.DataFrame, by: str, looks: Mapping[Any, Mapping[
             axes.plot(piece["progress"], piece["usage"], **{**look, "label": None if task else look["label"]})
             axes.fill_between(piece["progress"], piece["low"], piece["high"], color=color, alpha=0.2, linewidth=0)
     axes.set_xlim(0, n_tasks)
-    share_axis(axes)
-    task_axis(axes, n_tasks, ticks, first=0.5)
+    style.share_axis(axes)
+    style.task_axis(axes, n_tasks, ticks, first=0.5)
     axes.tick_params(axis="x", length=0)
 
 
 def _label(by: str, value: float) -> str:
-    return name_of_c(value) if by == "c" else f"$s_\\mathrm{{max}}$ = {value:g}"
+    return style.name_of_c(value) if by == "c" else f"$s_\\mathrm{{max}}$ = {value:g}"
 
 
 def _heading(title: str, capacity: pd.DataFrame, curves: pd.DataFrame, by: str) -> str:
     one = f"seed {capacity['seed'].iloc[0]}" if capacity["seed"].nunique() == 1 else "one seed each"
     other, mode = "c" if by == "s_max" else "s_max", capacity["mode"].iloc[0]
     fixed = f"{_label(other, capacity[other].iloc[0])}; {'' if mode == 'original' else f'{mode} mode; '}"
-    return titled(title, fixed + seeds_with_band(curves["n"], one))
+    return style.titled(title, fixed + style.seeds_with_band(curves["n"], one))
 
 
 def task_shares(table: pd.DataFrame, panels: str = "c", title: str = "") -> Figure:
@@ -192,20 +189,20 @@ def task_shares(table: pd.DataFrame, panels: str = "c", title: str = "") -> Figu
     _check_same(table, {"c": "layer", "layer": "c"}[panels], "s_max")
     values = sorted(table["c"].unique()) if panels == "c" else _layers(table)
     rows = 1 if len(values) <= 5 else 2
-    with styled():
+    with style.styled():
         figure, grid = plt.subplots(
-            rows, -(-len(values) // rows), figsize=(WIDTH, 1 + 1.9 * rows), sharey=True, squeeze=False,
+            rows, -(-len(values) // rows), figsize=(style.WIDTH, 1 + 1.9 * rows), sharey=True, squeeze=False,
             layout="constrained",
         )  # fmt: skip
         for axes, value in zip(grid.flat, values, strict=False):
             same = table[table[panels] == value]
             _bars(axes, same)
-            axes.set_title(name_of_c(value) if panels == "c" else _layer(same))
+            axes.set_title(style.name_of_c(value) if panels == "c" else _layer(same))
         for axes in grid.flat[len(values) :]:
             axes.set_visible(False)
         for axes in grid[:, 0]:
             axes.set_ylabel("Weights (%)")
-        headline(figure, _heading_of_shares(title, table, panels))
+        style.headline(figure, _heading_of_shares(title, table, panels))
         figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
@@ -216,9 +213,9 @@ def _bars(axes: Axes, table: pd.DataFrame) -> None:
     for name, look in PARTS.items():
         axes.bar(means.index, means[name], bottom=floor, width=0.8, linewidth=0.5, **look)
         floor = floor + means[name].to_numpy()
-    task_axis(axes, len(means), 5)
+    style.task_axis(axes, len(means), 5)
     axes.tick_params(axis="x", length=0)
-    share_axis(axes)
+    style.share_axis(axes)
     axes.set_xlabel("Task")
 
 
@@ -228,7 +225,7 @@ def _layers(table: pd.DataFrame) -> list[str]:
 
 def _layer(table: pd.DataFrame) -> str:
     layer, weights = table[["layer", "weights"]].iloc[0]
-    return f"{'all layers' if layer == 'total' else layer}\n({short(weights)} weights)"
+    return f"{'all layers' if layer == 'total' else layer}\n({style.short(weights)} weights)"
 
 
 def _heading_of_shares(title: str, table: pd.DataFrame, panels: str) -> str:
@@ -237,7 +234,9 @@ def _heading_of_shares(title: str, table: pd.DataFrame, panels: str) -> str:
         fixed = f"c = {table['c'].iloc[0]:g}, {fixed}"
     elif (layer := table["layer"].iloc[0]) != "total":
         fixed = f"layer {layer}, {fixed}"
-    return titled(title, f"{fixed}; {of_seeds(table.groupby([panels, 'task', 'layer']).size(), one='one seed each')}")
+    return style.titled(
+        title, f"{fixed}; {style.of_seeds(table.groupby([panels, 'task', 'layer']).size(), one='one seed each')}"
+    )
 
 
 def remaining_capacity(table: pd.DataFrame, title: str = "") -> Figure:
@@ -248,40 +247,40 @@ def remaining_capacity(table: pd.DataFrame, title: str = "") -> Figure:
 
     Args:
         table: rows of `hatlab.experiments.capacity_usage.tables.by_task`, of one layer (or "total") and one s_max.
-        title: what was trained on what; the number of seeds, and what the band is, are added.
+        title: what was trained on what; the number of seeds, and what the style.band is, are added.
 
     Raises:
         ValueError: a table that is empty or mixes layers or s_max.
     """
     _check_same(table, "layer", "s_max")
     cs = sorted(table["c"].unique())
-    with styled():
+    with style.styled():
         figure, (left, right) = plt.subplots(
-            1, 2, figsize=(WIDTH, 2.9), layout="constrained", gridspec_kw={"width_ratios": [1.3, 1]}
+            1, 2, figsize=(style.WIDTH, 2.9), layout="constrained", gridspec_kw={"width_ratios": [1.3, 1]}
         )
-        for k, (c, color) in enumerate(colors_of(cs).items()):
+        for k, (c, color) in enumerate(style.colors_of(cs).items()):
             rows = table[table["c"] == c]
-            look = {"color": color, "marker": MARKERS[k % len(MARKERS)], "markersize": 4}
-            _line(left, rows, rows["adahat"], label=name_of_c(c), **look)
+            look = {"color": color, "marker": style.MARKERS[k % len(style.MARKERS)], "markersize": 4}
+            _line(left, rows, rows["adahat"], label=style.name_of_c(c), **look)
             _line(right, rows, rows["adahat"] - rows["free"], **look)
         n_tasks = int(table["task"].max())
         for axes in (left, right):
-            task_axis(axes, n_tasks, 10)
+            style.task_axis(axes, n_tasks, 10)
             axes.set_xlabel("Before task")
-        share_axis(left)
+        style.share_axis(left)
         left.set_ylabel("AdaHAT's capacity (%)")
-        right.axhline(0, **GUIDE)
+        right.axhline(0, **style.GUIDE)
         right.set_ylabel("AdaHAT's capacity minus\nfree weights (percentage points)")
         figure.legend(*left.get_legend_handles_labels(), loc="outside right center", handlelength=1.6)
-        seeds = seeds_with_band(table.groupby(["c", "task"]).size())
-        headline(figure, titled(title, f"{_label('s_max', table['s_max'].iloc[0])}; {seeds}"))
+        seeds = style.seeds_with_band(table.groupby(["c", "task"]).size())
+        style.headline(figure, style.titled(title, f"{_label('s_max', table['s_max'].iloc[0])}; {seeds}"))
     return figure
 
 
 def _line(axes: Axes, rows: pd.DataFrame, values: pd.Series, **look: Any) -> None:
     of_tasks = values.groupby(rows["task"])  # in their order
-    found = [spread(same.to_numpy()) for _, same in of_tasks]
-    band(axes, list(of_tasks.groups), Interval(*map(np.array, zip(*found, strict=True))), **look)
+    found = [style.spread(same.to_numpy()) for _, same in of_tasks]
+    style.band(axes, list(of_tasks.groups), Interval(*map(np.array, zip(*found, strict=True))), **look)
 
 
 def _check_same(table: pd.DataFrame, *same: str) -> None:

@@ -134,6 +134,6 @@ def _categories(axes: Axes, cs: Sequence[float]) -> None:
 
 
 def _heading(title: str, n: int) -> str:
-    bars = f", bars: 95% BCa bootstrap interval" if n >= MIN_PAIRS else ""
+    bars = ", bars: 95% BCa bootstrap interval" if n >= MIN_PAIRS else ""
     how = f"means over {n} seeds{bars}; dots: single seeds" if n > 1 else "one seed"
     return titled(title, how)
