@@ -67,10 +67,10 @@ def capacity_usage(capacity: pd.DataFrame, title: str = "", by: str = "c") -> Fi
     """Draw the paper's Fig. 5: the share of the trunk's weights in use while tasks are learnt one after the other.
 
     The upper panel shows all layers together, the lower ones each layer; one curve per compressibility c or per
-    s_max, with a style.band over seeds; dashed lines at task switches.
+    s_max, with a band over seeds; dashed lines at task switches.
 
     Args:
-        capacity: see `usage_curves`, which also says what the style.band is.
+        capacity: see `usage_curves`, which also says what the band is.
         title: what was trained on what; s_max or c, whichever is the same for all, and the number of seeds are added.
         by: "c" or "s_max".
 
@@ -202,7 +202,7 @@ def task_shares(table: pd.DataFrame, panels: str = "c", title: str = "") -> Figu
             axes.set_visible(False)
         for axes in grid[:, 0]:
             axes.set_ylabel("Weights (%)")
-        style.headline(figure, _heading_of_shares(title, table, panels))
+        style.headline(figure, title, _of_shares(table, panels))
         figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
@@ -228,15 +228,13 @@ def _layer(table: pd.DataFrame) -> str:
     return f"{'all layers' if layer == 'total' else layer}\n({style.short(weights)} weights)"
 
 
-def _heading_of_shares(title: str, table: pd.DataFrame, panels: str) -> str:
+def _of_shares(table: pd.DataFrame, panels: str) -> str:
     fixed = _label("s_max", table["s_max"].iloc[0])
     if panels == "layer":
         fixed = f"c = {table['c'].iloc[0]:g}, {fixed}"
     elif (layer := table["layer"].iloc[0]) != "total":
         fixed = f"layer {layer}, {fixed}"
-    return style.titled(
-        title, f"{fixed}; {style.of_seeds(table.groupby([panels, 'task', 'layer']).size(), one='one seed each')}"
-    )
+    return f"{fixed}; {style.of_seeds(table.groupby([panels, 'task', 'layer']).size(), one='one seed each')}"
 
 
 def remaining_capacity(table: pd.DataFrame, title: str = "") -> Figure:
@@ -247,7 +245,7 @@ def remaining_capacity(table: pd.DataFrame, title: str = "") -> Figure:
 
     Args:
         table: rows of `hatlab.experiments.capacity_usage.tables.by_task`, of one layer (or "total") and one s_max.
-        title: what was trained on what; the number of seeds, and what the style.band is, are added.
+        title: what was trained on what; the number of seeds, and what the band is, are added.
 
     Raises:
         ValueError: a table that is empty or mixes layers or s_max.
@@ -273,7 +271,7 @@ def remaining_capacity(table: pd.DataFrame, title: str = "") -> Figure:
         right.set_ylabel("AdaHAT's capacity minus\nfree weights (percentage points)")
         figure.legend(*left.get_legend_handles_labels(), loc="outside right center", handlelength=1.6)
         seeds = style.seeds_with_band(table.groupby(["c", "task"]).size())
-        style.headline(figure, style.titled(title, f"{_label('s_max', table['s_max'].iloc[0])}; {seeds}"))
+        style.headline(figure, title, f"{_label('s_max', table['s_max'].iloc[0])}; {seeds}")
     return figure
 
 

@@ -15,7 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from hatlab.analysis.comparisons import MIN_PAIRS
 from hatlab.analysis.metrics import Interval
 from hatlab.experiments.cross_ablation.tables import ARMS, MAIN, OUTCOMES
-from hatlab.experiments.style import UNREGULARIZED, WIDTH, error_bars, headline, styled, titled
+from hatlab.experiments.style import UNREGULARIZED, WIDTH, error_bars, headline, styled
 
 __all__ = ["cross_ablation", "cross_differences"]
 
@@ -68,7 +68,7 @@ def cross_ablation(outcomes: pd.DataFrame, summary: pd.DataFrame, title: str = "
             axes.set_xlabel("Compressibility c")
         handles, labels = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-        headline(figure, _heading(title, outcomes["seed"].nunique()))
+        headline(figure, title, _seeds(outcomes["seed"].nunique()))
     return figure
 
 
@@ -106,7 +106,7 @@ def cross_differences(pairs: pd.DataFrame, differences: pd.DataFrame, title: str
             axes.set_xlabel("Compressibility c")
             _categories(axes, cs)
         panels[0].set_ylabel("Cross − original at c/2\n(percentage points)")
-        headline(figure, f"{_heading(title, pairs['seed'].nunique())}; filled: found after Holm's correction")
+        headline(figure, title, f"{_seeds(pairs['seed'].nunique())}; filled: found after Holm's correction")
     return figure
 
 
@@ -133,7 +133,6 @@ def _categories(axes: Axes, cs: Sequence[float]) -> None:
         axes.set_ylim(axes.dataLim.y0 - 1, axes.dataLim.y0 + 1)
 
 
-def _heading(title: str, n: int) -> str:
+def _seeds(n: int) -> str:
     bars = ", bars: 95% BCa bootstrap interval" if n >= MIN_PAIRS else ""
-    how = f"means over {n} seeds{bars}; dots: single seeds" if n > 1 else "one seed"
-    return titled(title, how)
+    return f"means over {n} seeds{bars}; dots: single seeds" if n > 1 else "one seed"

@@ -103,7 +103,7 @@ def hyperparameters(summary: pd.DataFrame, c: float, s_max: float, title: str = 
             axes.set_xlabel(label)
             axes.set_title(fixed, loc="left")
         panels[0].set_ylabel("Forgetting ratio after the last task")
-        headline(figure, ": ".join(filter(None, (title, _seeds(summary)))))
+        headline(figure, "", ": ".join(filter(None, (title, _seeds(summary)))))
     return figure
 
 
@@ -151,5 +151,5 @@ def accuracy_of_tasks(accuracy: pd.DataFrame, by: str = "method", title: str = "
             axes.set_xlabel("Tasks learnt")
         panels[0, 0].set_ylabel("Test accuracy (%)")
         panels[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
-        headline(figure, titled(title, of_seeds(accuracy.groupby(by)["run"].nunique())))
+        headline(figure, title, of_seeds(accuracy.groupby(by)["run"].nunique()))
     return figure

@@ -69,5 +69,5 @@ def precision_usage(capacity: pd.DataFrame, title: str = "") -> Figure:
         panels[0, -1].legend(**LEGEND)
         c, s_max = capacity[["c", "s_max"]].iloc[0]
         seeds = seeds_with_band(pd.concat(curves.values())["n"])
-        headline(figure, titled(title, f"c = {c:g}, $s_\\mathrm{{max}}$ = {s_max:g}; {seeds}"))
+        headline(figure, title, f"c = {c:g}, $s_\\mathrm{{max}}$ = {s_max:g}; {seeds}")
     return figure
