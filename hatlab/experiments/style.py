@@ -1,26 +1,37 @@
-"""What all figures have in common: fonts, lines, colours, and how a number is written short."""
+"""What figures have in common: fonts, lines, colours, axes of tasks and shares, and how seeds are drawn and counted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-__all__ = ["MARKERS", "SEEDS_FOR_INTERVAL", "UNREGULARIZED", "WIDTH", "colors_of", "short", "styled"]
+from hatlab.analysis.metrics import Interval, mean_interval
+
+__all__ = [
+    "BESIDE", "GUIDE", "MARKERS", "UNREGULARIZED", "WIDTH", "band", "colors_of", "error_bars", "headline", "name_of_c",
+    "of_seeds", "seeds_with_band", "share_axis", "short", "spread", "styled", "task_axis", "titled",
+]  # fmt: skip
 
 WIDTH: Final = 7.1  # inches: the text width of a journal page
 STYLE: Final[Any] = {
     "font.family": "sans-serif",
     "font.size": 8.5,
+    "figure.titlesize": 8.5,
+    "figure.labelsize": 8.5,
     "axes.titlesize": 8.5,
     "axes.labelsize": 8.5,
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
     "legend.fontsize": 8.5,
+    "legend.frameon": False,
     "axes.linewidth": 0.7,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -33,6 +44,8 @@ STYLE: Final[Any] = {
 SEEDS_FOR_INTERVAL: Final = 5
 MARKERS: Final = "osDPXvh^"
 UNREGULARIZED: Final = "0.45"  # a grey: c = 0 is the control, not a step of the colour scale
+GUIDE: Final[dict[str, Any]] = {"color": "0.75", "linewidth": 0.7, "zorder": 0}  # a line that data is read against
+BESIDE: Final[dict[str, Any]] = {"loc": "upper left", "bbox_to_anchor": (1, 1)}  # a legend to the right of its axes
 
 
 @contextmanager
@@ -54,9 +67,74 @@ def colors_of(cs: Sequence[float]) -> dict[float, Any]:
     return {c: colors.get(c, UNREGULARIZED) for c in cs}
 
 
+def name_of_c(c: float) -> str:
+    """Return "c = 0.75", or what no c at all is called."""
+    return f"c = {c:g}" if c else "no regularizer"
+
+
 def short(count: int) -> str:
     """1234567 as "1.23M"."""
     for unit, size in (("M", 1_000_000), ("k", 1_000)):
         if count >= size:
             return f"{count / size:.3g}{unit}"
     return str(count)
+
+
+def titled(title: str, how: str) -> str:
+    """Return a heading of two lines: what was trained on what, and how it is shown."""
+    return f"{title}\n{how}".strip()
+
+
+def headline(figure: Figure, title: str, how: str) -> None:
+    """Write `titled` above all panels."""
+    figure.suptitle(titled(title, how), x=0.01, ha="left")
+
+
+def of_seeds(counts: Collection[int], how: str = "", one: str = "one seed") -> str:
+    """Return "mean of 3 seeds" and `how` they are shown, for the number of seeds behind each point; `one`: if it is 1.
+
+    Points with different numbers of seeds give "mean of 2 to 3 seeds".
+    """
+    fewest, most = min(counts), max(counts)
+    if most <= 1:
+        return one
+    return f"mean of {most if fewest == most else f'{fewest} to {most}'} seeds{how}"
+
+
+def seeds_with_band(counts: Collection[int], one: str = "one seed each") -> str:
+    """Return `of_seeds`, with what the band of `spread` is."""
+    band = "95% t interval" if min(counts) >= SEEDS_FOR_INTERVAL else "smallest to largest"
+    return of_seeds(counts, f", band: {band}", one)
+
+
+def spread(values: np.ndarray) -> Interval:
+    """Return the mean over seeds, the first axis of (seeds, ...), and the band around it: the 95% t interval from 5
+    seeds on, smallest and largest value below.
+    """
+    if len(values) < SEEDS_FOR_INTERVAL:
+        return Interval(values.mean(axis=0), values.min(axis=0), values.max(axis=0))
+    return mean_interval(values)
+
+
+def band(axes: Axes, x: Any, interval: Interval, **look: Any) -> None:
+    """Draw a mean as a line and its interval as a band of the same colour."""
+    axes.plot(x, interval.mean, **look)
+    axes.fill_between(x, interval.low, interval.high, color=look["color"], alpha=0.2, linewidth=0)
+
+
+def error_bars(axes: Axes, x: Any, interval: Interval, **look: Any) -> None:
+    """Draw means with their intervals as bars; a mean without an interval has no bar."""
+    mean, low, high = interval
+    axes.errorbar(x, mean, yerr=np.nan_to_num(np.stack([mean - low, high - mean]).clip(0)), **look)
+
+
+def share_axis(axes: Axes) -> None:
+    """Let the vertical axis go from 0 to 100%."""
+    axes.set_ylim(0, 102)
+    axes.set_yticks(range(0, 101, 25))
+
+
+def task_axis(axes: Axes, n_tasks: int, most: int, first: float = 1.0) -> None:
+    """Number tasks from 1 on the horizontal axis, with at most `most` ticks; task 1 is at `first`."""
+    tasks = np.arange(0, n_tasks, -(-n_tasks // most))
+    axes.set_xticks(tasks + first, [str(task + 1) for task in tasks])

@@ -15,10 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from hatlab.analysis.metrics import Interval, mean_interval
-from hatlab.experiments.style import MARKERS, SEEDS_FOR_INTERVAL, WIDTH, colors_of, short, styled
+from hatlab.analysis.metrics import Interval
+from hatlab.experiments import style
 
-__all__ = ["capacity_usage", "draw", "of_seeds", "remaining_capacity", "spread", "task_shares", "usage_curves"]
+__all__ = ["capacity_usage", "draw", "remaining_capacity", "task_shares", "usage_curves"]
 
 LEGENDS: Final = {"c": "Compressibility", "s_max": "Steepest slope"}
 # curves of different s_max come so close that shades of grey do not tell them apart
@@ -47,7 +47,7 @@ def usage_curves(capacity: pd.DataFrame, points: int = 101, by: str = "c") -> pd
 
     Returns:
         One row per value of `by`, layer, task and grid point: `progress` (task + share of its epochs), `usage` (mean,
-        in %), `low` and `high` (see `spread`), `n` (seeds).
+        in %), `low` and `high` (see `style.spread`), `n` (seeds).
 
     Raises:
         ValueError: the table is empty or mixes runs that differ in more than `by` and seed.
@@ -57,19 +57,10 @@ def usage_curves(capacity: pd.DataFrame, points: int = 101, by: str = "c") -> pd
     frames = []
     for (value, layer, task), rows in capacity.groupby([by, "layer", "task"]):
         curves = np.stack([_stretched(run, grid) for _, run in rows.groupby("run")])  # (seeds, points)
-        mean, low, high = spread(curves)
-        values = {"progress": rows["task"].iloc[0] + grid, "usage": mean, "low": low, "high": high, "n": len(curves)}
-        frames.append(pd.DataFrame({by: value, "layer": layer, "task": task, **values}))
+        usage = dict(zip(("usage", "low", "high"), style.spread(curves), strict=True))
+        places = {by: value, "layer": layer, "task": task, "progress": rows["task"].iloc[0] + grid}
+        frames.append(pd.DataFrame({**places, **usage, "n": len(curves)}))
     return pd.concat(frames, ignore_index=True)
-
-
-def spread(values: np.ndarray) -> Interval:
-    """Return the mean over seeds, the first axis of (seeds, ...), and the band around it: the 95% t interval from 5
-    seeds on, smallest and largest value below.
-    """
-    if len(values) < SEEDS_FOR_INTERVAL:
-        return Interval(values.mean(axis=0), values.min(axis=0), values.max(axis=0))
-    return mean_interval(values)
 
 
 def capacity_usage(capacity: pd.DataFrame, title: str = "", by: str = "c") -> Figure:
@@ -93,12 +84,12 @@ def capacity_usage(capacity: pd.DataFrame, title: str = "", by: str = "c") -> Fi
     weights = capacity.drop_duplicates("layer").set_index("layer")["weights"]
     looks: dict[float, dict[str, Any]] = {
         value: {"color": color, "label": _label(by, value)}
-        for value, color in colors_of(sorted(curves[by].unique())).items()
+        for value, color in style.colors_of(sorted(curves[by].unique())).items()
     }
     if by == "s_max":
         for look, dashes in zip(looks.values(), itertools.cycle(DASHES), strict=False):
             look["linestyle"] = dashes
-    with styled():
+    with style.styled():
         figure = plt.figure(figsize=(7.1, 4.9), layout=ConstrainedLayoutEngine(hspace=0.06, wspace=0.03))
         rows = figure.add_gridspec(2, 1, height_ratios=[1.6, 1])
         total = figure.add_subplot(rows[0])
@@ -106,19 +97,13 @@ def capacity_usage(capacity: pd.DataFrame, title: str = "", by: str = "c") -> Fi
         total.set_title(_heading(title, capacity, curves, by), loc="left")
         total.set_ylabel("Capacity usage (% of weights)")
         total.set_xlabel("Task (each stretched from before its first step to its last epoch)")
-        total.legend(
-            loc="upper left",
-            bbox_to_anchor=(1, 1),
-            frameon=False,
-            title=LEGENDS[by],
-            handlelength=1.6 if by == "c" else 2.6,
-        )
+        total.legend(title=LEGENDS[by], handlelength=1.6 if by == "c" else 2.6, **style.BESIDE)
         below = rows[1].subgridspec(1, len(layers))
         for column, layer in enumerate(layers):
             axes = figure.add_subplot(below[column])
             draw(axes, curves[curves["layer"] == layer], by, looks, ticks=12 // len(layers) + 2)
             share = 100 * weights[layer] / weights["total"]
-            axes.set_title(f"{layer}: {short(weights[layer])} weights\n({share:.2g}% of all)")
+            axes.set_title(f"{layer}: {style.short(weights[layer])} weights\n({share:.2g}% of all)")
             axes.set_xlabel("Task")
             axes.tick_params(labelleft=column == 0)
             if column == 0:
@@ -162,7 +147,7 @@ def draw(axes: Axes, curves: pd.DataFrame, by: str, looks: Mapping[Any, Mapping[
     """
     n_tasks = int(curves["task"].max()) + 1
     for switch in range(1, n_tasks):
-        axes.axvline(switch, color="0.75", linewidth=0.7, linestyle=(0, (4, 3)), zorder=0)
+        axes.axvline(switch, linestyle=(0, (4, 3)), **style.GUIDE)
     for value, look in looks.items():
         curve, color = curves[curves[by] == value], look["color"]
         # a thin line joins the tasks: the jump when a new task's masks come in
@@ -171,33 +156,20 @@ def draw(axes: Axes, curves: pd.DataFrame, by: str, looks: Mapping[Any, Mapping[
             axes.plot(piece["progress"], piece["usage"], **{**look, "label": None if task else look["label"]})
             axes.fill_between(piece["progress"], piece["low"], piece["high"], color=color, alpha=0.2, linewidth=0)
     axes.set_xlim(0, n_tasks)
-    axes.set_ylim(0, 102)
-    axes.set_yticks(range(0, 101, 25))
-    step = -(-n_tasks // ticks)
-    axes.set_xticks(np.arange(0, n_tasks, step) + 0.5, [str(k + 1) for k in range(0, n_tasks, step)])
+    style.share_axis(axes)
+    style.task_axis(axes, n_tasks, ticks, first=0.5)
     axes.tick_params(axis="x", length=0)
 
 
-def of_seeds(fewest: int, most: int, one: str = "one seed each") -> str:
-    """Say how many seeds are behind a line and what the band of `spread` is; `one`: what to say where it is one."""
-    if most == 1:
-        return one
-    band = "95% t interval" if fewest >= SEEDS_FOR_INTERVAL else "smallest to largest"
-    return f"mean of {most if fewest == most else f'{fewest} to {most}'} seeds, band: {band}"
-
-
 def _label(by: str, value: float) -> str:
-    if by == "s_max":
-        return f"$s_\\mathrm{{max}}$ = {value:g}"
-    return f"c = {value:g}" if value else "no regularizer"
+    return style.name_of_c(value) if by == "c" else f"$s_\\mathrm{{max}}$ = {value:g}"
 
 
 def _heading(title: str, capacity: pd.DataFrame, curves: pd.DataFrame, by: str) -> str:
     one = f"seed {capacity['seed'].iloc[0]}" if capacity["seed"].nunique() == 1 else "one seed each"
-    what = of_seeds(int(curves["n"].min()), int(curves["n"].max()), one)
     other, mode = "c" if by == "s_max" else "s_max", capacity["mode"].iloc[0]
-    how = f"{_label(other, capacity[other].iloc[0])}; {'' if mode == 'original' else f'{mode} mode; '}{what}"
-    return f"{title}\n{how}" if title else how
+    fixed = f"{_label(other, capacity[other].iloc[0])}; {'' if mode == 'original' else f'{mode} mode; '}"
+    return style.titled(title, fixed + style.seeds_with_band(curves["n"], one))
 
 
 def task_shares(table: pd.DataFrame, panels: str = "c", title: str = "") -> Figure:
@@ -217,22 +189,21 @@ def task_shares(table: pd.DataFrame, panels: str = "c", title: str = "") -> Figu
     _check_same(table, {"c": "layer", "layer": "c"}[panels], "s_max")
     values = sorted(table["c"].unique()) if panels == "c" else _layers(table)
     rows = 1 if len(values) <= 5 else 2
-    with styled():
+    with style.styled():
         figure, grid = plt.subplots(
-            rows, -(-len(values) // rows), figsize=(WIDTH, 1 + 1.9 * rows), sharey=True, squeeze=False,
+            rows, -(-len(values) // rows), figsize=(style.WIDTH, 1 + 1.9 * rows), sharey=True, squeeze=False,
             layout="constrained",
         )  # fmt: skip
         for axes, value in zip(grid.flat, values, strict=False):
             same = table[table[panels] == value]
             _bars(axes, same)
-            name = (f"c = {value:g}" if value else "no regularizer") if panels == "c" else _layer(same)
-            axes.set_title(name)
+            axes.set_title(style.name_of_c(value) if panels == "c" else _layer(same))
         for axes in grid.flat[len(values) :]:
             axes.set_visible(False)
         for axes in grid[:, 0]:
             axes.set_ylabel("Weights (%)")
-        figure.suptitle(_heading_of_shares(title, table, panels), x=0.01, ha="left", fontsize=8.5)
-        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+        style.headline(figure, title, _of_shares(table, panels))
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -242,12 +213,9 @@ def _bars(axes: Axes, table: pd.DataFrame) -> None:
     for name, look in PARTS.items():
         axes.bar(means.index, means[name], bottom=floor, width=0.8, linewidth=0.5, **look)
         floor = floor + means[name].to_numpy()
-    n_tasks = len(means)
-    ticks = range(1, n_tasks + 1, -(-n_tasks // 5))
-    axes.set_xticks(ticks, [str(k) for k in ticks])
+    style.task_axis(axes, len(means), 5)
     axes.tick_params(axis="x", length=0)
-    axes.set_ylim(0, 102)
-    axes.set_yticks(range(0, 101, 25))
+    style.share_axis(axes)
     axes.set_xlabel("Task")
 
 
@@ -257,19 +225,16 @@ def _layers(table: pd.DataFrame) -> list[str]:
 
 def _layer(table: pd.DataFrame) -> str:
     layer, weights = table[["layer", "weights"]].iloc[0]
-    return f"{'all layers' if layer == 'total' else layer}\n({short(weights)} weights)"
+    return f"{'all layers' if layer == 'total' else layer}\n({style.short(weights)} weights)"
 
 
-def _heading_of_shares(title: str, table: pd.DataFrame, panels: str) -> str:
-    seeds = table.groupby([panels, "task", "layer"]).size()
-    fewest, most = int(seeds.min()), int(seeds.max())
-    fixed = f"$s_\\mathrm{{max}}$ = {table['s_max'].iloc[0]:g}"
+def _of_shares(table: pd.DataFrame, panels: str) -> str:
+    fixed = _label("s_max", table["s_max"].iloc[0])
     if panels == "layer":
         fixed = f"c = {table['c'].iloc[0]:g}, {fixed}"
     elif (layer := table["layer"].iloc[0]) != "total":
         fixed = f"layer {layer}, {fixed}"
-    what = f"mean of {most if fewest == most else f'{fewest} to {most}'} seeds" if most > 1 else "one seed each"
-    return f"{title}\n{fixed}; {what}".strip()
+    return f"{fixed}; {style.of_seeds(table.groupby([panels, 'task', 'layer']).size(), one='one seed each')}"
 
 
 def remaining_capacity(table: pd.DataFrame, title: str = "") -> Figure:
@@ -287,40 +252,33 @@ def remaining_capacity(table: pd.DataFrame, title: str = "") -> Figure:
     """
     _check_same(table, "layer", "s_max")
     cs = sorted(table["c"].unique())
-    seeds = table.groupby(["c", "task"]).size()
-    with styled():
+    with style.styled():
         figure, (left, right) = plt.subplots(
-            1, 2, figsize=(WIDTH, 2.9), layout="constrained", gridspec_kw={"width_ratios": [1.3, 1]}
+            1, 2, figsize=(style.WIDTH, 2.9), layout="constrained", gridspec_kw={"width_ratios": [1.3, 1]}
         )
-        for k, (c, color) in enumerate(colors_of(cs).items()):
+        for k, (c, color) in enumerate(style.colors_of(cs).items()):
             rows = table[table["c"] == c]
-            look = {"color": color, "marker": MARKERS[k % len(MARKERS)], "markersize": 4}
-            label = f"c = {c:g}" if c else "no regularizer"
-            _line(left, rows, rows["adahat"], label=label, **look)
+            look = {"color": color, "marker": style.MARKERS[k % len(style.MARKERS)], "markersize": 4}
+            _line(left, rows, rows["adahat"], label=style.name_of_c(c), **look)
             _line(right, rows, rows["adahat"] - rows["free"], **look)
         n_tasks = int(table["task"].max())
         for axes in (left, right):
-            ticks = range(1, n_tasks + 1, -(-n_tasks // 10))
-            axes.set_xticks(ticks, [str(tick) for tick in ticks])
+            style.task_axis(axes, n_tasks, 10)
             axes.set_xlabel("Before task")
-        left.set_ylim(0, 102)
-        left.set_yticks(range(0, 101, 25))
+        style.share_axis(left)
         left.set_ylabel("AdaHAT's capacity (%)")
-        right.axhline(0, color="0.75", linewidth=0.7, zorder=0)
+        right.axhline(0, **style.GUIDE)
         right.set_ylabel("AdaHAT's capacity minus\nfree weights (percentage points)")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False, handlelength=1.6)
-        fixed = f"$s_\\mathrm{{max}}$ = {table['s_max'].iloc[0]:g}"
-        what = of_seeds(int(seeds.min()), int(seeds.max()))
-        figure.suptitle(f"{title}\n{fixed}; {what}".strip(), x=0.01, ha="left", fontsize=8.5)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside right center", handlelength=1.6)
+        seeds = style.seeds_with_band(table.groupby(["c", "task"]).size())
+        style.headline(figure, title, f"{_label('s_max', table['s_max'].iloc[0])}; {seeds}")
     return figure
 
 
 def _line(axes: Axes, rows: pd.DataFrame, values: pd.Series, **look: Any) -> None:
-    found = [spread(same.to_numpy()) for _, same in values.groupby(rows["task"])]
-    mean, low, high = (np.array(part) for part in zip(*found, strict=True))
-    tasks = sorted(rows["task"].unique())
-    axes.plot(tasks, mean, **look)
-    axes.fill_between(tasks, low, high, color=look["color"], alpha=0.2, linewidth=0)
+    of_tasks = values.groupby(rows["task"])  # in their order
+    found = [style.spread(same.to_numpy()) for _, same in of_tasks]
+    style.band(axes, list(of_tasks.groups), Interval(*map(np.array, zip(*found, strict=True))), **look)
 
 
 def _check_same(table: pd.DataFrame, *same: str) -> None:

@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hatlab.experiments.style import MARKERS, WIDTH, styled
+from hatlab.experiments.style import MARKERS, WIDTH, styled, titled
 
 __all__ = ["compression_curve"]
 
@@ -50,7 +50,7 @@ def compression_curve(points: pd.DataFrame, results: pd.DataFrame, tolerance: fl
         panels[0].set_ylim(max(points["accuracy"].min() - 10, 0), 102)
         panels[1].set_ylim(sgd.min() - max(POINTS_BELOW, 2 * tolerance), min(top + 1, 100.4))
         panels[0].set_title(_heading(title, points), loc="left")
-        panels[1].legend(loc="best", frameon=False, ncols=2, handlelength=1.2)
+        panels[1].legend(loc="best", ncols=2, handlelength=1.2)
     return figure
 
 
@@ -70,13 +70,8 @@ def _draw(axes: Axes, points: pd.DataFrame, results: pd.DataFrame, tolerance: fl
             style: dict[str, Any] = {"color": color, "marker": marker, "linestyle": "none", "markeredgewidth": 0}
             axes.plot(path["share"], path["accuracy"], markersize=3, label=label, zorder=2, **style)
             kept = results.loc[results["run"] == run, ["share", "accuracy"]]
-            ring: dict[str, Any] = {
-                "marker": "o",
-                "markersize": 8,
-                "markerfacecolor": "none",
-                "markeredgecolor": "black",
-            }
-            axes.plot(*kept.to_numpy().T, linestyle="none", zorder=4, **ring)
+            ring: dict[str, Any] = {"marker": "o", "markersize": 8, "markerfacecolor": "none"}
+            axes.plot(*kept.to_numpy().T, linestyle="none", markeredgecolor="black", zorder=4, **ring)
             label = ""
     reach = [[mean - sgd.min()], [sgd.max() - mean]]
     axes.errorbar([100], [mean], reach, fmt="k^", ms=7, elinewidth=1, clip_on=False, zorder=3, label="SGD, no masks")
@@ -94,4 +89,4 @@ def _heading(title: str, points: pd.DataFrame) -> str:
     what = f"{n} seeds" if n > 1 else f"seed {points['seed'].iloc[0]}"
     if len(cs) == 1:
         what = f"c = {cs[0]:g}; {what}"
-    return f"{title}\n{what}; a dot for every epoch, ringed: the model that is kept".strip()
+    return titled(title, f"{what}; a dot for every epoch, ringed: the model that is kept")

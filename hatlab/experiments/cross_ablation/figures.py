@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from hatlab.analysis.comparisons import MIN_PAIRS
+from hatlab.analysis.metrics import Interval
 from hatlab.experiments.cross_ablation.tables import ARMS, MAIN, OUTCOMES
-from hatlab.experiments.style import UNREGULARIZED, WIDTH, styled
+from hatlab.experiments.style import UNREGULARIZED, WIDTH, error_bars, headline, styled
 
 __all__ = ["cross_ablation", "cross_differences"]
 
@@ -32,7 +33,6 @@ LABELS: Final = {
     "accuracy": "Average accuracy (%)",
     "forgetting": "Forgetting (points)",
 }
-INTERVAL: Final = "95% BCa bootstrap interval"
 
 
 def cross_ablation(outcomes: pd.DataFrame, summary: pd.DataFrame, title: str = "") -> Figure:
@@ -67,16 +67,15 @@ def cross_ablation(outcomes: pd.DataFrame, summary: pd.DataFrame, title: str = "
         for axes in panels[-1]:
             axes.set_xlabel("Compressibility c")
         handles, labels = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-        figure.suptitle(_heading(title, outcomes["seed"].nunique()), x=0.01, ha="left", fontsize=8.5)
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        headline(figure, title, _seeds(outcomes["seed"].nunique()))
     return figure
 
 
 def cross_differences(pairs: pd.DataFrame, differences: pd.DataFrame, title: str = "") -> Figure:
     """Draw cross minus original at c/2 in each outcome: mean differences with intervals, single pairs as dots.
 
-    A filled marker is a difference that was found; an open one does not stand the correction for the number of
-    comparisons, or its interval includes 0.
+    A filled marker is significant after Holm's correction; an open one is not, or its interval includes 0.
 
     Args:
         pairs: what `tables.pairs` returns.
@@ -107,29 +106,22 @@ def cross_differences(pairs: pd.DataFrame, differences: pd.DataFrame, title: str
             axes.set_xlabel("Compressibility c")
             _categories(axes, cs)
         panels[0].set_ylabel("Cross − original at c/2\n(percentage points)")
-        heading = f"{_heading(title, pairs['seed'].nunique())}; filled: found after Holm's correction"
-        figure.suptitle(heading, x=0.01, ha="left", fontsize=8.5)
+        headline(figure, title, f"{_seeds(pairs['seed'].nunique())}; filled: found after Holm's correction")
     return figure
 
 
 def _points(axes: Axes, x: Sequence[float], rows: pd.DataFrame, **style: Any) -> None:
-    """Means with their intervals; without an interval the mean stands alone."""
-    reach = np.stack([rows["mean"] - rows["low"], rows["high"] - rows["mean"]]).clip(0)
-    axes.errorbar(x, rows["mean"], yerr=np.nan_to_num(reach), linestyle="none", elinewidth=1.1, capsize=0, **style)
+    interval = Interval(rows["mean"], rows["low"], rows["high"])
+    error_bars(axes, x, interval, linestyle="none", elinewidth=1.1, capsize=0, **style)
 
 
 def _dots(axes: Axes, x: Sequence[float], seeds: pd.Series, y: pd.Series, color: Any, width: float) -> None:
     """Single seeds, from left to right within `width`, so that equal values lie beside each other."""
     place = seeds.rank(method="dense").sub(1).to_numpy() / max(seeds.nunique() - 1, 1)
-    style: dict[str, Any] = {
-        "linestyle": "none",
-        "marker": ".",
-        "markersize": 3,
-        "markeredgewidth": 0,
-        "alpha": 0.45,
-        "zorder": 1,
-    }
-    axes.plot(np.asarray(x) + width * place, y, color=color, **style)
+    axes.plot(
+        np.asarray(x) + width * place, y, color=color, linestyle="none", marker=".", markersize=3, markeredgewidth=0,
+        alpha=0.45, zorder=1,
+    )  # fmt: skip
 
 
 def _categories(axes: Axes, cs: Sequence[float]) -> None:
@@ -141,7 +133,6 @@ def _categories(axes: Axes, cs: Sequence[float]) -> None:
         axes.set_ylim(axes.dataLim.y0 - 1, axes.dataLim.y0 + 1)
 
 
-def _heading(title: str, n: int) -> str:
-    bars = f", bars: {INTERVAL}" if n >= MIN_PAIRS else ""
-    how = f"means over {n} seeds{bars}; dots: single seeds" if n > 1 else "one seed"
-    return f"{title}\n{how}" if title else how
+def _seeds(n: int) -> str:
+    bars = ", bars: 95% BCa bootstrap interval" if n >= MIN_PAIRS else ""
+    return f"means over {n} seeds{bars}; dots: single seeds" if n > 1 else "one seed"

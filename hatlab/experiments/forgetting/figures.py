@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from hatlab.analysis.metrics import Interval
 from hatlab.analysis.paper import METHODS, PAPER_SEEDS, TABLE_1
-from hatlab.experiments.style import MARKERS, WIDTH, styled
+from hatlab.experiments.style import GUIDE, MARKERS, WIDTH, error_bars, headline, of_seeds, styled, titled
 
 __all__ = ["accuracy_of_tasks", "forgetting", "hyperparameters"]
 
@@ -41,17 +42,16 @@ def forgetting(summary: pd.DataFrame, title: str = "") -> Figure:
         figure, (ours, paper) = plt.subplots(
             1, 2, figsize=(WIDTH, 3.4), layout="constrained", gridspec_kw={"width_ratios": [1.45, 1]}
         )
-        ours.axhline(0, color="0.75", linewidth=0.7, linestyle=(0, (4, 3)), zorder=0)
+        ours.axhline(0, linestyle=(0, (4, 3)), **GUIDE)
         for k, method in enumerate(methods):
             rows = summary[summary["method"] == method]
             x = rows["tasks_learnt"] + JITTER * (k - (len(methods) - 1) / 2)
-            _with_intervals(ours, x, rows, label=METHODS[method], markersize=4, **LOOKS[method])
+            _with_intervals(ours, x, rows, label=METHODS[method], **LOOKS[method])
         ours.set_xticks(range(1, n_tasks + 1))
         ours.set_xlabel("Tasks learnt t")
         ours.set_ylabel(r"Forgetting ratio $\rho^{\leq t}$")
-        ours.legend(frameon=False, loc="lower left")
-        what = _seeds(summary)
-        ours.set_title(f"{title}\n{what}" if title else what, loc="left")
+        ours.legend(loc="lower left")
+        ours.set_title(titled(title, _seeds(summary)), loc="left")
         _paper(paper, summary, methods, n_tasks)
     return figure
 
@@ -95,29 +95,26 @@ def hyperparameters(summary: pd.DataFrame, c: float, s_max: float, title: str = 
         ):
             rows = summary[summary["c"] == c] if name == "s_max" else summary[summary["s_max"] == s_max]
             rows = rows.sort_values(name)
-            axes.axhline(0, color="0.75", linewidth=0.7, linestyle=(0, (4, 3)), zorder=0)
-            _with_intervals(axes, rows[name], rows, markersize=4, **LOOKS["hat"])
+            axes.axhline(0, linestyle=(0, (4, 3)), **GUIDE)
+            _with_intervals(axes, rows[name], rows, **LOOKS["hat"])
             axes.set_xscale("log")
             axes.set_xticks(rows[name], [f"{value:g}" for value in rows[name]])
             axes.xaxis.set_minor_locator(NullLocator())
             axes.set_xlabel(label)
             axes.set_title(fixed, loc="left")
         panels[0].set_ylabel("Forgetting ratio after the last task")
-        what = _seeds(summary)
-        figure.suptitle(f"{title}: {what}" if title else what, x=0.01, ha="left", fontsize=8.5)
+        headline(figure, "", ": ".join(filter(None, (title, _seeds(summary)))))
     return figure
 
 
 def _seeds(summary: pd.DataFrame) -> str:
-    fewest, most = summary["seeds"].min(), summary["seeds"].max()
-    n = str(most) if fewest == most else f"{fewest} to {most}"
-    return f"mean of {n} seeds, 95% t interval" if most > 1 else "one seed"
+    return of_seeds(summary["seeds"], ", 95% t interval")
 
 
 def _with_intervals(axes: Axes, x: pd.Series, rows: pd.DataFrame, **look: Any) -> None:
-    """Means joined by a line; no bar where there is no interval."""
-    reach = np.nan_to_num(np.stack([rows["ratio"] - rows["ratio_low"], rows["ratio_high"] - rows["ratio"]]))
-    axes.errorbar(x, rows["ratio"], yerr=reach, linewidth=1.2, elinewidth=0.8, capsize=2, **look)
+    """Means joined by a line."""
+    ratio = Interval(rows["ratio"], rows["ratio_low"], rows["ratio_high"])
+    error_bars(axes, x, ratio, markersize=4, linewidth=1.2, elinewidth=0.8, capsize=2, **look)
 
 
 def accuracy_of_tasks(accuracy: pd.DataFrame, by: str = "method", title: str = "") -> Figure:
@@ -153,9 +150,6 @@ def accuracy_of_tasks(accuracy: pd.DataFrame, by: str = "method", title: str = "
             axes.set_xticks(range(1, n_tasks + 1))
             axes.set_xlabel("Tasks learnt")
         panels[0, 0].set_ylabel("Test accuracy (%)")
-        panels[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-        seeds = accuracy.groupby(by)["run"].nunique()
-        n = str(seeds.max()) if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
-        what = f"mean of {n} seeds" if seeds.max() > 1 else "one seed"
-        figure.suptitle(f"{title}\n{what}".strip(), x=0.01, ha="left", fontsize=8.5)
+        panels[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        headline(figure, title, of_seeds(accuracy.groupby(by)["run"].nunique()))
     return figure

@@ -8,8 +8,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hatlab.experiments.capacity_usage.figures import draw, of_seeds, spread, usage_curves
-from hatlab.experiments.style import WIDTH, styled
+from hatlab.experiments.capacity_usage.figures import draw, usage_curves
+from hatlab.experiments.style import BESIDE, WIDTH, band, headline, seeds_with_band, spread, styled, titled
 
 __all__ = ["active_units", "precision_usage"]
 
@@ -19,7 +19,7 @@ LOOKS: Final[dict[str, dict[str, Any]]] = {
     "float64": {"label": "float64", "color": "#21908d", "linestyle": (0, (4, 1.3))},
     "exact": {"label": "exact\ncompensation", "color": "#5dc863", "linestyle": (0, (1, 0.8))},
 }
-LEGEND: Final[dict[str, Any]] = {"title": "Gate and gradient", "frameon": False, "handlelength": 2.6}
+LEGEND: Final[dict[str, Any]] = {"title": "Gate and gradient", "handlelength": 2.6, **BESIDE}
 
 
 def active_units(simulated: pd.DataFrame, title: str = "") -> Figure:
@@ -29,21 +29,18 @@ def active_units(simulated: pd.DataFrame, title: str = "") -> Figure:
         simulated: what `hatlab.experiments.precision.tables.simulate` returns.
         title: what was simulated; the number of seeds, and what the band is, are added.
     """
-    n = int(simulated["seed"].nunique())
     with styled():
         figure, axes = plt.subplots(figsize=(WIDTH, 2.9), layout="constrained")
         for arm, look in LOOKS.items():
             rows = simulated[simulated["arm"] == arm].pivot(index="seed", columns="epoch", values="active")
-            mean, low, high = spread(rows.to_numpy())
-            axes.plot(rows.columns, mean, **look)
-            axes.fill_between(rows.columns, low, high, color=look["color"], alpha=0.2, linewidth=0)
+            band(axes, rows.columns, spread(rows.to_numpy()), **look)
         axes.set_xlim(0, simulated["epoch"].max())
         axes.set_ylim(0, None)
         axes.set_xlabel("Epoch of the first task")
         axes.set_ylabel("Active units (%)")
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), **LEGEND)
-        what = of_seeds(n, n, f"seed {simulated['seed'].iloc[0]}")
-        axes.set_title(f"{title}\n{what}".strip(), loc="left")
+        axes.legend(**LEGEND)
+        seeds = seeds_with_band([simulated["seed"].nunique()], f"seed {simulated['seed'].iloc[0]}")
+        axes.set_title(titled(title, seeds), loc="left")
     return figure
 
 
@@ -60,7 +57,6 @@ def precision_usage(capacity: pd.DataFrame, title: str = "") -> Figure:
     """
     schedules = list(capacity["schedule"].unique())
     curves = {name: usage_curves(capacity[capacity["schedule"] == name], by="arm") for name in schedules}
-    seeds = pd.concat(curves.values())["n"]
     with styled():
         figure, panels = plt.subplots(
             1, len(schedules), figsize=(WIDTH, 3.1), sharey=True, squeeze=False, layout="constrained"
@@ -69,9 +65,9 @@ def precision_usage(capacity: pd.DataFrame, title: str = "") -> Figure:
             draw(axes, of_arms, "arm", LOOKS, ticks=12 // len(schedules))
             axes.set_title(f"schedule: {schedule}")
         panels[0, 0].set_ylabel("Capacity usage (% of weights)")
-        figure.supxlabel("Task (each stretched from before its first step to its last epoch)", fontsize=8.5)
-        panels[0, -1].legend(loc="upper left", bbox_to_anchor=(1, 1), **LEGEND)
+        figure.supxlabel("Task (each stretched from before its first step to its last epoch)")
+        panels[0, -1].legend(**LEGEND)
         c, s_max = capacity[["c", "s_max"]].iloc[0]
-        how = f"c = {c:g}, $s_\\mathrm{{max}}$ = {s_max:g}; {of_seeds(int(seeds.min()), int(seeds.max()))}"
-        figure.suptitle(f"{title}\n{how}".strip(), x=0.01, ha="left", fontsize=8.5)
+        seeds = seeds_with_band(pd.concat(curves.values())["n"])
+        headline(figure, title, f"c = {c:g}, $s_\\mathrm{{max}}$ = {s_max:g}; {seeds}")
     return figure

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from hatlab.experiments.style import WIDTH, styled
+from hatlab.experiments.style import GUIDE, WIDTH, styled
 from hatlab.method.gate import compensated_gradient, gate, s_schedule
 
 __all__ = [
@@ -63,7 +63,7 @@ def gate_curves(s: Sequence[float], chosen: tuple[float, float] | None = None) -
             label = f"s = {slope:g}, e = {place:g}: a = {mask:.3f}"
             axes.plot(place, mask, "o", color="#31688e", markersize=7, label=label)
         axes.set(xlim=(-REACH, REACH), ylim=(-0.03, 1.03), xlabel="Embedding e", ylabel="Mask a = σ(s e)")
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -92,7 +92,7 @@ def annealed_masks(e: Sequence[float], s_max: float = 400.0, batches: int = 100,
             right.plot(x, mask, color=colors[k], linestyle=DASHES[k % len(DASHES)], label=f"{value:+g}")
         right.set_ylim(-0.03, 1.03)
         right.set_ylabel("Mask a")
-        right.legend(title="Embedding e", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        right.legend(title="Embedding e", loc="center left", bbox_to_anchor=(1, 0.5))
         for axes in (left, right):
             axes.set_xlabel("Batch of the epoch")
     return figure
@@ -198,13 +198,13 @@ def _shapes(axes: Axes, gradients: pd.DataFrame, s_max: float) -> None:
     axes.set_yscale("log")
     axes.set_ylim(1e-7, 2)
     axes.set_ylabel("Gradient of an epoch, $q$\n(share of the curve's largest)")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 
 
 def _remainder(axes: Axes, gradients: pd.DataFrame) -> None:
     exact, authors = _curve(gradients, "exact"), _curve(gradients, "authors")
     axes.plot(exact["e"], 100 * authors["q"].to_numpy() / exact["q"].to_numpy(), color="black")
-    axes.axvline(0, color="0.75", linewidth=0.7, zorder=0)
+    axes.axvline(0, **GUIDE)
     for place, label in ((0.22, "inactive\nunits"), (0.78, "active\nunits")):
         axes.annotate(label, (place, 0.97), xycoords="axes fraction", ha="center", va="top")
     axes.set_yscale("log")
@@ -334,6 +334,6 @@ def mask_overlap(
         figure.legend(
             [Patch(color=color) for color in OVERLAP.values()],
             [f"{label} ({count})" for label, count in zip(labels, counts, strict=True)],
-            loc="outside lower center", ncols=4, frameon=False,
+            loc="outside lower center", ncols=4,
         )  # fmt: skip
     return figure

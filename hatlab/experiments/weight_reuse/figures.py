@@ -10,7 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from hatlab.experiments.style import WIDTH, styled
+from hatlab.experiments.style import WIDTH, of_seeds, styled, titled
 
 __all__ = ["weight_reuse"]
 
@@ -76,10 +76,5 @@ def _names(reuse: pd.DataFrame) -> list[str]:
 
 
 def _heading(title: str, reuse: pd.DataFrame) -> str:
-    fewest, most = int(reuse["n"].min()), int(reuse["n"].max())
-    what = ""
-    if most > 1:
-        what = f"mean of {most if fewest == most else f'{fewest} to {most}'} seeds"
-        if not reuse["task_name"].iloc[0]:
-            what += ", each with tasks in its own order"
-    return f"{title}\n{what}".strip()
+    order = "" if reuse["task_name"].iloc[0] else ", each with tasks in its own order"
+    return titled(title, of_seeds(reuse["n"], order, one=""))
