@@ -197,7 +197,7 @@ def task_shares(table: pd.DataFrame, panels: str = "c", title: str = "") -> Figu
         for axes, value in zip(grid.flat, values, strict=False):
             same = table[table[panels] == value]
             _bars(axes, same)
-            axes.set_title(style.name_of_c(value) if panels == "c" else _layer(same))
+            axes.set_title(style.name_of_c(float(value)) if panels == "c" else _layer(same))
         for axes in grid.flat[len(values) :]:
             axes.set_visible(False)
         for axes in grid[:, 0]:
