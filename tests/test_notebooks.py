@@ -174,10 +174,9 @@ def test_a_report_of_a_batch_with_failures_says_so(tmp_path):
     assert pd.read_csv(tmp_path / "interactive" / "report" / "runs.csv")["state"].tolist() == ["done", "failed"]
 
 
-def test_the_readmes_notebook_of_ones_own_is_the_one_that_is_tested():
+def test_the_pages_notebook_of_ones_own_is_the_one_that_is_tested():
     """Ten lines in two cells, as in notebooks/10_your_own.ipynb."""
-    readme = (home() / "README.md").read_text(encoding="utf-8")
-    section = readme.partition("## A notebook of your own")[2].partition("\n## ")[0]
+    section = (home() / "docs" / "own_notebooks.md").read_text(encoding="utf-8")
     shown = [block.partition("```")[0].strip() for block in section.split("```python\n")[1:]]
     notebook = nbformat.read(home() / "notebooks" / "10_your_own.ipynb", as_version=4)
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]

@@ -99,8 +99,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         read(tmp_path / "bad.yaml")
 
 
-def test_the_readmes_grid_is_one():
-    text = (home() / "README.md").read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
+def test_the_grid_of_the_pages_is_one():
+    text = (home() / "docs" / "batches.md").read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
     points = grid(text)
     assert len(points) == 2 * 3 * 10 * 2 and len({repr(sorted(point.items())) for point in points}) == 120
     assert all(point["max_epochs"] == 40 for point in points)
