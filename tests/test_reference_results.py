@@ -48,7 +48,8 @@ def test_what_a_gpu_sent_back_is_whole(folder):
 
 
 def test_all_of_it_is_small():
-    assert sum(path.stat().st_size for path in REFERENCE.rglob("*") if path.is_file()) < 15_000_000
+    """17 MB since 23 runs at the paper's size came from a GPU, 1.9 MB of tables."""
+    assert sum(path.stat().st_size for path in REFERENCE.rglob("*") if path.is_file()) < 17_000_000
 
 
 def test_no_file_names_a_folder_of_the_machine_that_made_it():
