@@ -1,4 +1,4 @@
-"""The committed results: taken over from a profile's outcome, held against a rerun, and shown in results/README.md.
+"""The committed results: taken over from a profile's outcome, compared with a rerun, and shown in results/README.md.
 
     python tools/reference.py take PROFILE [FIGURE ...]     results/PROFILE/FIGURE -> results/reference/PROFILE/FIGURE
     python tools/reference.py check PROFILE [FIGURE ...]    rerun into a folder that is thrown away; compare all tables

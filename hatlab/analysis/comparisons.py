@@ -1,10 +1,10 @@
-"""Paired comparisons: the mean difference over seeds, its bootstrap interval, and a p value that minds their number.
+"""Paired comparisons: the mean difference over seeds, its bootstrap interval, its p value, and Holm's correction.
 
 Two arms of an experiment that share a seed share task order, initial weights and batches, so what is compared is the
 difference within each pair. Intervals are BCa bootstrap intervals of the mean (Efron 1987) by
-`scipy.stats.bootstrap`; p values are those of the sign-flip permutation test by `scipy.stats.permutation_test`: were
-the arms alike, each difference would as soon have the other sign. Both draw from a generator with a fixed seed, so
-equal differences give equal numbers.
+`scipy.stats.bootstrap`; p values are those of the sign-flip permutation test by `scipy.stats.permutation_test`: under
+the null hypothesis each difference's sign is random. Both draw from a generator with a fixed seed, so equal
+differences give equal numbers.
 
 With few pairs a bootstrap interval is too narrow: in 4,000 simulated samples from a normal distribution (999 resamples)
 an interval called 95% covered the mean in 85% of those of 5, 90% of those of 10 and 93% of those of 20. The test keeps

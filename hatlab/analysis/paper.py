@@ -48,7 +48,7 @@ def forgetting(method: str, tasks: int) -> tuple[float, float] | None:
 def accuracy(config: RunConfig) -> tuple[str, float] | None:
     """Return the average accuracy after the last task, in %, that the text has for HAT on a sequence, and its name.
 
-    None where it has none. The network is not judged: the text does not say which one made these numbers.
+    None where it has none. The network is not compared: the text does not say which one made these numbers.
     """
     if config.dataset != "mnist" or config.method != "hat" or config.class_groups is not None:
         return None

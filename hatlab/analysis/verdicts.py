@@ -1,4 +1,4 @@
-"""Verdicts: what a notebook found, held against what the paper says.
+"""Verdicts: what a notebook found, compared with what the paper says.
 
 Each notebook leaves a table `verdicts`, one row a claim; `hatlab reproduce` prints those of all its figures. One rule
 for all: a number agrees when the paper's value, give or take half of its last digit, lies in our 95% interval; a
@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = [
-    "AGREES", "DIFFERS", "NOT_COMPARABLE", "Verdict", "as_markdown", "as_rich", "compare", "holds", "summary", "table",
+    "AGREES",
+    "DIFFERS",
+    "NOT_COMPARABLE",
+    "Verdict",
+    "as_markdown",
+    "as_rich",
+    "check_property",
+    "compare",
+    "summary",
+    "table",
 ]  # fmt: skip
 
 AGREES: Final = "agrees"
@@ -80,13 +89,13 @@ def compare(
         ValueError: there are no values.
     """
     mean, low, high = mean_interval(values) if interval is None else interval
-    verdict, why = _judge(float(mean), float(low), float(high), paper, rounding, unit)
+    verdict, why = _verdict(float(mean), float(low), float(high), paper, rounding, unit)
     if not_comparable:
         verdict, why = NOT_COMPARABLE, not_comparable
     return Verdict(claim, unit, paper, float(mean), float(low), float(high), len(values), verdict, why)
 
 
-def _judge(mean: float, low: float, high: float, paper: float, rounding: float, unit: str) -> tuple[str, str]:
+def _verdict(mean: float, low: float, high: float, paper: float, rounding: float, unit: str) -> tuple[str, str]:
     if math.isnan(paper):
         return NOT_COMPARABLE, "the paper gives no number"
     if math.isnan(low):
@@ -97,7 +106,7 @@ def _judge(mean: float, low: float, high: float, paper: float, rounding: float, 
     return DIFFERS, f"ours is {'higher' if mean > paper else 'lower'} by {_with_unit(f'{abs(mean - paper):.2g}', unit)}"
 
 
-def holds(claim: str, of_runs: Sequence[bool], *, not_comparable: str = "") -> Verdict:
+def check_property(claim: str, of_runs: Sequence[bool], *, not_comparable: str = "") -> Verdict:
     """Say whether a property that the paper describes is seen in every run.
 
     Args:
@@ -109,7 +118,7 @@ def holds(claim: str, of_runs: Sequence[bool], *, not_comparable: str = "") -> V
         ValueError: there are no runs.
     """
     if not len(of_runs):
-        raise ValueError(f"'{claim}' was to be judged by no runs: at least one is needed")
+        raise ValueError(f"'{claim}' was to be checked on no runs: at least one is needed")
     n, seen = len(of_runs), sum(map(bool, of_runs))
     verdict = AGREES if seen == n else DIFFERS
     why = f"in {seen} of {n} runs"

@@ -59,7 +59,7 @@ class Job:
     callbacks: Callbacks = field(default_factory=lambda: Callbacks(()))
 
     def trainer(self, images: Images, tell: Callable[[str], None]) -> Trainer:
-        """Return the run as its last checkpoint left it, or at its start; `tell` hears why, if that is damaged."""
+        """Return the run as its last checkpoint left it, or at its start; `tell` is told why, if that is damaged."""
         assert self.sequence is not None
         trainer = Trainer(self.config, self.sequence, images, self.factory)
         saved = None

@@ -291,7 +291,7 @@ class Trainer:
         return loss, accuracy
 
     def _anchors(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return EWC's springs after the current task: its Fisher information joins the mean over those before."""
+        """Return EWC's penalties after the current task: its Fisher information joins the mean over those before."""
         found = ewc.fisher(self.network, self.task, self.split.train)
         anchors = {}
         for name, value in found.items():

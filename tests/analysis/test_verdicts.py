@@ -11,7 +11,7 @@ from scipy import stats
 
 from hatlab.analysis import verdicts
 from hatlab.analysis.metrics import Interval
-from hatlab.analysis.verdicts import AGREES, DIFFERS, NOT_COMPARABLE, Verdict, compare, holds, table
+from hatlab.analysis.verdicts import AGREES, DIFFERS, NOT_COMPARABLE, Verdict, check_property, compare, table
 
 NUMBERS = st.floats(-1e6, 1e6)
 
@@ -66,17 +66,17 @@ def test_what_was_made_otherwise_is_not_comparable_whatever_the_numbers(values, 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=20))
 def test_a_property_holds_when_every_run_has_it(seen):
-    found = holds("never falls", seen)
+    found = check_property("never falls", seen)
     assert found.verdict == (AGREES if all(seen) else DIFFERS)
     assert found.n == len(seen) and found.ours == pytest.approx(100 * np.mean(seen)) and found.paper == 100
     assert found.why == f"in {sum(seen)} of {len(seen)} runs" and math.isnan(found.low) and math.isnan(found.high)
-    other = holds("never falls", seen, not_comparable="digits")
+    other = check_property("never falls", seen, not_comparable="digits")
     assert (other.verdict, other.why) == (NOT_COMPARABLE, f"{found.why}; digits")
 
 
 def test_a_property_of_no_runs_is_refused():
-    with pytest.raises(ValueError, match="'never falls' was to be judged by no runs: at least one is needed"):
-        holds("never falls", [])
+    with pytest.raises(ValueError, match="'never falls' was to be checked on no runs: at least one is needed"):
+        check_property("never falls", [])
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def several():
     found = table(
         [
             compare("Usage before the first step", [24.5, 25.0, 25.2], 25.0, rounding=0.5),
-            holds("Usage | never falls", [True, False]),
+            check_property("Usage | never falls", [True, False]),
             compare("Forgetting (Table 1)", [-0.021, -0.02, -0.0195], -0.02, rounding=5e-4, unit=""),
             compare("Moved", [0.0, -0.0], 1.0, rounding=0.05, unit="percentage points", not_comparable="digits"),
             compare("Alone", [97.123456], math.nan, rounding=0.05),

@@ -45,7 +45,7 @@ from hatlab.analysis import verdicts
 from hatlab.support import artifacts
 found = verdicts.table([
     verdicts.compare("Usage before the first step (section 4.4)", [24.5, 25.0, 25.2], 25.0, rounding=0.5),
-    verdicts.holds(f"Usage of {name} never falls", [True, name == "x"]),
+    verdicts.check_property(f"Usage of {name} never falls", [True, name == "x"]),
 ])
 artifacts.save(figure, runs=[], tables={"verdicts": found}, profile=profile, results=results)"""
 

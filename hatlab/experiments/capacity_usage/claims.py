@@ -12,16 +12,16 @@ import pandas as pd
 
 from hatlab.analysis import paper
 from hatlab.analysis.metrics import average_accuracy
-from hatlab.analysis.verdicts import Verdict, compare, holds
+from hatlab.analysis.verdicts import Verdict, check_property, compare
 from hatlab.training.runs import Run, collect
 
-__all__ = ["judge", "statement"]
+__all__ = ["statement", "verdicts_for"]
 
 
-def judge(runs: Sequence[Run]) -> list[Verdict]:
+def verdicts_for(runs: Sequence[Run]) -> list[Verdict]:
     """Return a verdict on each property of Fig. 5; those that `runs` cannot show are left out.
 
-    How usage starts is judged by seed, since all runs of one seed start alike; how it goes on by run; how it depends
+    How usage starts is checked by seed, since all runs of one seed start alike; how it goes on by run; how it depends
     on c by seed, among runs that differ in c only.
 
     Args:
@@ -70,8 +70,8 @@ def _switches(capacity: pd.DataFrame, tasks: pd.DataFrame) -> list[Verdict]:
     full = before == tasks["weights"].iloc[0]  # nothing is left that a jump could take
     jumps, kept = ((after > before) | full).all(axis=1), (ends.diff(axis=1).iloc[:, 1:] >= 0).all(axis=1)
     return [
-        holds("Fig. 5: usage jumps up at every task switch", jumps.tolist()),
-        holds("Fig. 5: usage after each task never falls", kept.tolist()),
+        check_property("Fig. 5: usage jumps up at every task switch", jumps.tolist()),
+        check_property("Fig. 5: usage after each task never falls", kept.tolist()),
     ]
 
 
@@ -81,7 +81,7 @@ def _pruning(capacity: pd.DataFrame) -> list[Verdict]:
         return []
     ends = total.groupby(["run", "task"])["weights_used"].agg(["first", "last"])
     pruned = (ends["last"] < ends["first"]).groupby("run").all()
-    return [holds("Fig. 5: within every task usage ends below where it started (c > 0)", pruned.tolist())]
+    return [check_property("Fig. 5: within every task usage ends below where it started (c > 0)", pruned.tolist())]
 
 
 def _order(tasks: pd.DataFrame) -> list[Verdict]:
@@ -91,7 +91,7 @@ def _order(tasks: pd.DataFrame) -> list[Verdict]:
         for _, same in last.groupby(["s_max", "seed"])
         if same["c"].nunique() > 1
     ]
-    return [holds("sec. 2.6: usage after the last task falls with growing c (c > 0)", falls)] if falls else []
+    return [check_property("sec. 2.6: usage after the last task falls with growing c (c > 0)", falls)] if falls else []
 
 
 def _accuracy(runs: Sequence[Run]) -> list[Verdict]:

@@ -10,10 +10,10 @@ import pandas as pd
 
 from hatlab.analysis.metrics import Interval, mean_interval
 from hatlab.analysis.paper import COMPRESSION
-from hatlab.analysis.verdicts import Verdict, compare, holds
+from hatlab.analysis.verdicts import Verdict, check_property, compare
 from hatlab.training.runs import Run
 
-__all__ = ["judge", "statement"]
+__all__ = ["statement", "verdicts_for"]
 
 PAPER_TRUNK: Final = 6_499_328  # trunk weights of the authors' CNN for images of 32x32 in three channels
 
@@ -36,7 +36,7 @@ def _number(interval: Interval, unit: str) -> str:
     return f"{mean:.2f}{unit}" + ("" if math.isnan(low) else f" (95% interval {low:.2f} to {high:.2f})")
 
 
-def judge(runs: Sequence[Run], results: pd.DataFrame, tolerance: float) -> list[Verdict]:
+def verdicts_for(runs: Sequence[Run], results: pd.DataFrame, tolerance: float) -> list[Verdict]:
     """Hold the results against the paper, for each c: is SGD's accuracy reached, and with which share of the weights?
 
     Args:
@@ -53,7 +53,7 @@ def judge(runs: Sequence[Run], results: pd.DataFrame, tolerance: float) -> list[
         where = f"{title}, c = {c:g} (Fig. 7)"
         points = f"{tolerance:g} point{'s' * (tolerance != 1)}"
         claim = f"some epoch is within {points} of SGD's validation accuracy: {where}"
-        verdicts.append(holds(claim, reached.tolist(), not_comparable=why))
+        verdicts.append(check_property(claim, reached.tolist(), not_comparable=why))
         if reached.any():
             shares = same.loc[reached, "smallest_share"].tolist()
             claim = f"smallest share of the weights of such an epoch: {where}"

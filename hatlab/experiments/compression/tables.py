@@ -1,8 +1,8 @@
 """How a network shrinks while it learns one task: size and accuracy, epoch by epoch (Fig. 7).
 
 Masks start open with e ~ U(0, 2) and a regularizer of c = 1.5 closes what is not needed. The size is the share of the
-trunk's weights between units that the task's mask uses, as `capacity` counts them; the accuracy is held against that of
-plain SGD, which has the whole network.
+trunk's weights between units that the task's mask uses, as `capacity` counts them. The accuracy is compared with that
+of plain SGD, which has the whole network.
 """
 
 from __future__ import annotations

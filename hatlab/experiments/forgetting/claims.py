@@ -10,10 +10,10 @@ import pandas as pd
 
 from hatlab.analysis import paper
 from hatlab.analysis.paper import METHODS
-from hatlab.analysis.verdicts import Verdict, compare, holds
+from hatlab.analysis.verdicts import Verdict, check_property, compare
 from hatlab.experiments.forgetting.tables import over_seeds
 
-__all__ = ["judge", "judge_ranges", "sensitivity", "statements"]
+__all__ = ["sensitivity", "statements", "verdicts_for", "verdicts_for_ranges"]
 
 
 def statements(table: pd.DataFrame) -> list[str]:
@@ -27,7 +27,7 @@ def statements(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def judge(table: pd.DataFrame, dataset: str) -> list[Verdict]:
+def verdicts_for(table: pd.DataFrame, dataset: str) -> list[Verdict]:
     """Return verdicts: HAT forgets no more than each other method, and each method's ratios against Table 1.
 
     Args:
@@ -39,7 +39,7 @@ def judge(table: pd.DataFrame, dataset: str) -> list[Verdict]:
     ratios = last.pivot(index="seed", columns="method", values="ratio")
     methods = [name for name in METHODS if name in ratios]
     found = [
-        holds(f"HAT forgets no more than {METHODS[name]} (Table 1)", (ratios["hat"] >= ratios[name]).tolist())
+        check_property(f"HAT forgets no more than {METHODS[name]} (Table 1)", (ratios["hat"] >= ratios[name]).tolist())
         for name in methods
         if name != "hat" and "hat" in ratios
     ]
@@ -71,7 +71,7 @@ def sensitivity(table: pd.DataFrame, c: float, s_max: float) -> list[str]:
     return sentences
 
 
-def judge_ranges(table: pd.DataFrame, c: float, s_max: float) -> list[Verdict]:
+def verdicts_for_ranges(table: pd.DataFrame, c: float, s_max: float) -> list[Verdict]:
     """Return what is lost at most within the ranges that section 4.3 calls good, against the best value of all.
 
     The section states no measure of good, so there is nothing to agree with.

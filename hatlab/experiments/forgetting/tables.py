@@ -39,7 +39,7 @@ def chance(sequence: TaskSequence) -> np.ndarray:
 
 
 def joint_config(config: RunConfig) -> RunConfig:
-    """Return the run of joint training that a run of `config` is held against: the same tasks, network and seed."""
+    """Return the run of joint training that a run of `config` is compared with: the same tasks, network and seed."""
     return config.replace(method="joint", c=0.0, embedding_init=RunConfig().embedding_init)
 
 

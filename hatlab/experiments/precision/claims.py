@@ -11,7 +11,7 @@ from hatlab.analysis import verdicts
 from hatlab.analysis.comparisons import bca_interval
 from hatlab.experiments.precision.tables import CONTRAST, OUTCOMES
 
-__all__ = ["judge", "statements"]
+__all__ = ["statements", "verdicts_for"]
 
 # arm -> in words
 NAMES: Final = {"float32": "float32", "float64": "float64", "exact": "exact compensation"}
@@ -47,7 +47,7 @@ def _points(row: pd.Series) -> str:
     return f"{size} (95% interval {low:+.2f} to {high:+.2f})"
 
 
-def judge(table: pd.DataFrame) -> list[verdicts.Verdict]:
+def verdicts_for(table: pd.DataFrame) -> list[verdicts.Verdict]:
     """Return a verdict for each contrast with float32 and the first schedule: the paper has nothing beside them.
 
     Args:

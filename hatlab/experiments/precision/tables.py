@@ -2,9 +2,9 @@
 
 The compensated gradient of an embedding (eq. 4) is a product of a derivative a (1 - a) that vanishes for large s |e|
 and a ratio of cosh that grows as fast. In float32 the mask a rounds to 1 where s e > 17: the product is 0, and an
-active unit, e > 0, hears neither the task nor the regularizer for the rest of the epoch. Inactive units keep their
-gradient, for near 0 floats lie as close as one likes. In float64 the same happens at s e > 37; the analytic form,
-"exact", has no such edge. So the regularizer closes units at a pace that depends on the precision.
+active unit, e > 0, has no gradient for the rest of the epoch, neither from the task nor from the regularizer. Inactive
+units keep theirs, because floats near 0 are dense. In float64 the same happens at s e > 37; the analytic form,
+"exact", has no such edge. So how fast the regularizer closes units depends on the precision.
 
 `simulate` shows it without any images; `plan` and what follows, on runs.
 """

@@ -10,7 +10,7 @@ from hatlab.analysis.metrics import mean_interval
 from hatlab.analysis.verdicts import Verdict, compare
 from hatlab.experiments.weight_reuse.tables import SHARES
 
-__all__ = ["judge", "statement"]
+__all__ = ["statement", "verdicts_for"]
 
 
 def statement(reuse: pd.DataFrame) -> str:
@@ -47,7 +47,7 @@ def _of_seeds(reuse: pd.DataFrame) -> pd.DataFrame:
     return reuse.groupby("run")[list(SHARES)].mean().dropna()
 
 
-def judge(reuse: pd.DataFrame) -> list[Verdict]:
+def verdicts_for(reuse: pd.DataFrame) -> list[Verdict]:
     """Return what became of Fig. 6: means over all pairs of tasks, one value a seed; the paper prints no number.
 
     Args:

@@ -1,8 +1,8 @@
 """Elastic weight consolidation (Kirkpatrick et al., 2017): a reference that HAT is compared with.
 
-After a task every weight is held near its value by a spring, as stiff as the weight mattered for the task: half of
-lambda F (theta - theta*)^2, with F the diagonal of the Fisher information. As in the code of HAT's authors, F is the
-mean over the tasks so far, and theta* the weights after the last one. Only the trunk is held: a head has one task.
+After a task the loss gets a penalty for leaving the task's weights: half of lambda F (theta - theta*)^2 for each weight
+theta of the trunk, with F the diagonal of the Fisher information. As in the code of HAT's authors, F is the
+mean over the tasks so far, and theta* the weights after the last one. Heads have one task each, and no penalty.
 """
 
 from __future__ import annotations
@@ -47,5 +47,5 @@ def penalty(parameters: Mapping[str, Tensor], anchors: Mapping[str, tuple[Tensor
         parameters: name -> value.
         anchors: name -> (anchor, stiffness).
     """
-    springs = [(k * (parameters[name] - anchor) ** 2).sum() for name, (anchor, k) in anchors.items()]
-    return float(sum(springs)) / 2
+    penalties = [(k * (parameters[name] - anchor) ** 2).sum() for name, (anchor, k) in anchors.items()]
+    return float(sum(penalties)) / 2

@@ -1,6 +1,6 @@
 """Joint training: one epoch over all tasks so far at once, what sequential learning is measured against (eq. 6).
 
-Batches mix the tasks, and each image is judged by the head of its own. Plain PyTorch, one run at a time: the step that
+Batches mix the tasks, and each image goes through the head of its own. Plain PyTorch, one run at a time: the step that
 runs share knows one task for each.
 """
 

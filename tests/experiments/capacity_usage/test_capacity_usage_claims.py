@@ -4,7 +4,7 @@ import pytest
 
 from hatlab.analysis.verdicts import AGREES, DIFFERS, NOT_COMPARABLE
 from hatlab.config import RunConfig
-from hatlab.experiments.capacity_usage.claims import judge
+from hatlab.experiments.capacity_usage.claims import verdicts_for
 from hatlab.training.runs import Run, Tables
 
 NONE = pd.DataFrame()
@@ -47,7 +47,7 @@ def verdicts(found):
 
 
 def test_what_the_figure_is_described_to_show_is_found_where_it_is(tmp_path):
-    found = judge(runs(tmp_path))
+    found = verdicts_for(runs(tmp_path))
     assert verdicts(found) == dict.fromkeys(CLAIMS, AGREES)
     assert [v.n for v in found] == [2, 2, 4, 4, 4, 2]  # seeds start alike and are compared over c; runs otherwise
     assert [(v.paper, round(v.ours, 6)) for v in found[:2]] == [(25, 25), (50, 50)]
@@ -64,33 +64,35 @@ def test_what_the_figure_is_described_to_show_is_found_where_it_is(tmp_path):
     ],
 )
 def test_one_run_without_it_is_enough_to_differ(tmp_path, changed, claim, why):
-    found = judge(runs(tmp_path, **changed))
+    found = verdicts_for(runs(tmp_path, **changed))
     assert verdicts(found) == {**dict.fromkeys(CLAIMS, AGREES), claim: DIFFERS}
     assert next(v.why for v in found if claim in v.claim) == why
 
 
 def test_a_full_network_has_nothing_to_jump_to(tmp_path):
     full = run(tmp_path, ends=(5000, 5000), starts=(5000, 5000), lasts=(4999, 4999))
-    assert next(v.verdict for v in judge([full]) if "jumps up" in v.claim) == AGREES
+    assert next(v.verdict for v in verdicts_for([full]) if "jumps up" in v.claim) == AGREES
 
 
 def test_how_far_the_start_is_from_what_is_derived_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(START, "fc2", 0.4)
-    found = judge([run(tmp_path, seed=seed) for seed in range(2, 8)])
+    found = verdicts_for([run(tmp_path, seed=seed) for seed in range(2, 8)])
     assert (found[0].verdict, found[1].verdict) == (DIFFERS, AGREES)
     assert found[0].ours == pytest.approx(40) and found[0].low < 40 < found[0].high
 
 
-def test_masks_that_do_not_start_from_a_normal_distribution_are_not_held_against_one(tmp_path):
-    found = judge([run(tmp_path, seed=seed, embedding_init="uniform") for seed in (0, 1)])
+def test_masks_that_do_not_start_from_a_normal_distribution_are_not_compared_with_one(tmp_path):
+    found = verdicts_for([run(tmp_path, seed=seed, embedding_init="uniform") for seed in (0, 1)])
     assert {v.verdict for v in found[:2]} == {NOT_COMPARABLE} and "N(0, 1)" in found[0].why
 
 
 def test_what_runs_cannot_show_is_left_out(tmp_path):
-    one_task = judge([run(tmp_path, 0.0, seed, ends=(1500,), starts=(1500,), layers=("fc1",)) for seed in (0, 1)])
+    one_task = verdicts_for(
+        [run(tmp_path, 0.0, seed, ends=(1500,), starts=(1500,), layers=("fc1",)) for seed in (0, 1)]
+    )
     assert [v.claim for v in one_task] == [
         "Fig. 5: weights of the first layer in use before the first step (derived from e ~ N(0, 1))"
     ]
-    slopes = judge([run(tmp_path, seed=seed, s_max=s_max) for seed in (0, 1) for s_max in (25.0, 400.0)])
+    slopes = verdicts_for([run(tmp_path, seed=seed, s_max=s_max) for seed in (0, 1) for s_max in (25.0, 400.0)])
     assert not any("growing c" in v.claim for v in slopes)
     assert [v.n for v in slopes] == [2, 2, 4, 4, 4] and not np.isnan(slopes[0].low)

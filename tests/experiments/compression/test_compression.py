@@ -65,7 +65,7 @@ def judged(config, shares, reached=0.95, **how):
         made_up(config.replace(seed=k), [(2 * s, 0.9), (s, reached), (s / 2, 0.5)], **how) for k, s in enumerate(shares)
     ]
     plain = [made_up(SGD.replace(seed=k), [(1, 0.95)]) for k in range(len(shares))]
-    return claims.judge(runs, tables.by_run(runs, plain, 0.5), 0.5)
+    return claims.verdicts_for(runs, tables.by_run(runs, plain, 0.5), 0.5)
 
 
 def test_verdicts_on_the_papers_experiment():

@@ -115,15 +115,15 @@ def test_sentences_follow_the_table():
 
 def test_verdicts_on_the_papers_mixture_and_elsewhere():
     values = {"hat": [-0.01, -0.02, -0.03], "sgd": [-0.1, -0.2, -0.3], "ewc": [0.0, -0.5, -0.6]}
-    mine = {v.claim: v for v in claims.judge(table_of(values), "mixture")}
+    mine = {v.claim: v for v in claims.verdicts_for(table_of(values), "mixture")}
     assert mine["HAT forgets no more than SGD (Table 1)"].verdict == "agrees"
     assert mine["HAT forgets no more than EWC (Table 1)"].verdict == "differs"  # in the first seed
     assert mine["HAT: forgetting ratio after 2 tasks (Table 1)"].verdict == "agrees"
     assert mine["SGD: forgetting ratio after 2 tasks (Table 1)"].paper == -0.2
-    elsewhere = {v.claim: v.verdict for v in claims.judge(table_of(values), "digits")}
+    elsewhere = {v.claim: v.verdict for v in claims.verdicts_for(table_of(values), "digits")}
     assert elsewhere["HAT: forgetting ratio after 2 tasks (Table 1)"] == "not comparable"
     assert elsewhere["HAT forgets no more than SGD (Table 1)"] == "agrees"  # a property, whatever the data
-    eight = claims.judge(table_of({"hat": [-0.06, -0.07]}, tasks=(1, 2, 8)), "mixture")
+    eight = claims.verdicts_for(table_of({"hat": [-0.06, -0.07]}, tasks=(1, 2, 8)), "mixture")
     assert [v.paper for v in eight] == [-0.02, -0.06]
 
 
@@ -149,7 +149,7 @@ def test_the_extremes_of_each_line_are_named():
 
 def test_what_is_lost_within_the_papers_ranges():
     table = grid_table(lambda c, s, seed: -c + (s == 25) * -0.1)
-    slope, strength = claims.judge_ranges(table, 0.75, 400.0)
+    slope, strength = claims.verdicts_for_ranges(table, 0.75, 400.0)
     assert slope.ours == pytest.approx(-0.1)
     assert strength.ours == pytest.approx(-0.65)  # 0.75 against 0.1; 4 is outside of the range
     assert {slope.verdict, strength.verdict} == {"not comparable"}

@@ -12,7 +12,7 @@ from hatlab.analysis.metrics import mean_interval
 from hatlab.analysis.verdicts import NOT_COMPARABLE
 from hatlab.config import ConfigError, RunConfig
 from hatlab.experiments.precision import tables
-from hatlab.experiments.precision.claims import judge, statements
+from hatlab.experiments.precision.claims import statements, verdicts_for
 from hatlab.experiments.precision.tables import ARMS, OUTCOMES, differences, outcomes, over_seeds, pairs, plan, simulate
 from hatlab.method.gate import compensated_gradient, gate, s_schedule
 from hatlab.method.regularizer import mask_sparsity
@@ -196,9 +196,9 @@ def test_sentences_follow_the_table(tmp_path):
 
 
 def test_the_paper_has_nothing_to_compare_with(tmp_path):
-    found = judge(pairs(outcomes(finished(tmp_path))))
+    found = verdicts_for(pairs(outcomes(finished(tmp_path))))
     assert {v.verdict for v in found} == {NOT_COMPARABLE} and all(math.isnan(v.paper) for v in found)
     assert [(round(v.ours, 6), v.n) for v in found] == [(-15, 5), (-50, 5), (-15, 5), (-50, 5), (5, 5)]
     assert [v.why for v in found[:4]] == ["the paper does not report precision"] * 4
     assert found[4].claim == "usage at the end: paper - authors schedule"
-    assert len(judge(pairs(outcomes(finished(tmp_path, ["paper"]))))) == 2
+    assert len(verdicts_for(pairs(outcomes(finished(tmp_path, ["paper"]))))) == 2

@@ -171,7 +171,7 @@ def test_the_sentence_follows_the_table(values, words):
 
 
 def test_there_is_no_number_of_the_paper_to_agree_with():
-    share, times = claims.judge(pairs([[40, 40, 40], [50, 50, 50]]))
+    share, times = claims.verdicts_for(pairs([[40, 40, 40], [50, 50, 50]]))
     assert (share.ours, share.n, share.unit, share.verdict) == (45, 2, "%", NOT_COMPARABLE)
     assert (times.ours, times.unit, times.why) == (2.25, "times", "the paper gives no number")
-    assert claims.judge(pairs([[math.nan] * 3])) == []
+    assert claims.verdicts_for(pairs([[math.nan] * 3])) == []
