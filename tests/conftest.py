@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from hatlab.data.public_sets import PUBLIC_SETS, PublicSet
@@ -39,10 +40,14 @@ Arrays = dict[str, np.ndarray]
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The web site, built once, in a process of its own: Sphinx imports much, and its warnings are its own affair."""
-    out = tmp_path_factory.mktemp("site") / "html"
-    command = [sys.executable, "-m", "docs", "--out", str(out)]
-    built = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
-    assert built.returncode == 0, built.stdout + built.stderr
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base  # by all workers
+    out = shared / "site" / "html"
+    with FileLock(shared / "site.lock"):
+        if not out.exists():
+            command = [sys.executable, "-m", "docs", "--out", str(out)]
+            built = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+            assert built.returncode == 0, built.stdout + built.stderr
     return out
 
 

@@ -17,7 +17,7 @@ KINDS = [fault for fault in (*FAULTS, WORKER) if fault != "kernel stopped"]
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
-    return functools.cache(lambda code: reference(tmp_path_factory.mktemp("reference") / "lab", code, n_runs=4))
+    return functools.cache(lambda code: reference(tmp_path_factory.mktemp("reference") / "lab", code, n_runs=3))
 
 
 @pytest.mark.parametrize("fault", KINDS)

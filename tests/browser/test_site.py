@@ -10,13 +10,14 @@ from playwright.sync_api import Page, Request, Response, expect
 
 SCHEMES = ("light", "dark")
 WIDTHS = (1280, 390)
-JUDGED = (
+CHECKED = (
     "index.html",
     "results/index.html",
     "results/quick/cross_ablation.html",
     "api/hatlab.config.html",
-    "api/hatlab.networks.html",
+    "api/hatlab.method.networks.html",
     "guide.html",
+    "own_networks.html",
 )
 
 
@@ -105,7 +106,7 @@ def test_what_scrolls_is_reached_with_the_keyboard(page: Page, address: str, wid
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])  # colours do not follow the width
-@pytest.mark.parametrize("name", [*JUDGED, "search.html?q=mask"])
+@pytest.mark.parametrize("name", [*CHECKED, "search.html?q=mask"])
 def test_no_serious_finding_of_axe(page: Page, address: str, name: str, scheme: str, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 900})
     page.emulate_media(color_scheme=scheme)

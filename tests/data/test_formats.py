@@ -137,6 +137,7 @@ def test_unusable_npz(tmp_path, tiny_arrays, changes, words):
     np.savez(path, **spoil(tiny_arrays, **changes))
     with pytest.raises(DatasetError) as error:
         read_npz(path)
+    assert str(error.value).count(str(path)) == 1  # one error, not one within another
     for word in [str(path), *words]:
         assert word in str(error.value)
 

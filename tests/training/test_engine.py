@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from hatlab.config import RunConfig
 from hatlab.data.loading import Images
 from hatlab.data.tasks import make_sequence
+from hatlab.method.networks import HATNetwork
 from hatlab.support.progress import Progress
 from hatlab.training import engine, replicas
 from hatlab.training import trainer as training
@@ -116,9 +118,20 @@ def test_weights_are_whole_again_when_a_group_is_left_and_in_every_checkpoint():
             assert tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
 
 
+def small_cnn(shape, classes, dropout, embedding_init, gated):
+    """In the place of `HATCNN`, with its kinds of layers in its order."""
+    trunk = {
+        "c1": nn.Conv2d(shape[0], 12, 3), "c2": nn.Conv2d(12, 16, 4), "c3": nn.Conv2d(16, 24, 2),
+        "fc1": nn.Linear(24 * 2 * 2, 60), "fc2": nn.Linear(60, 40),
+    }  # fmt: skip
+    low, high = dropout
+    return HATNetwork(trunk, shape, classes, [low, low, high, high, high], 0.0, embedding_init, gated)
+
+
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
-def test_fifty_steps_alone_and_in_a_group_of_eight_agree(tmp_path, name):
+def test_fifty_steps_alone_and_in_a_group_of_eight_agree(tmp_path, monkeypatch, name):
     """Dropout on; seeds, c, mode, s_max, rate, schedule and task order differ within the group."""
+    monkeypatch.setattr(training, "HATCNN", small_cnn)
     if name == "mlp":
         base = RunConfig(widths=(100, 80), batch_size=16, task_order="shuffled", n_tasks=3)
         epochs = 4  # 16 to 20 steps each
