@@ -51,7 +51,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Row:
-    """One row: `target` begins with "<= x" or ">= x", which `judged` (the ratio mostly) is held against."""
+    """One row: `target` begins with "<= x" or ">= x", which `judged` (the ratio mostly) is compared with."""
 
     name: str
     what: str

@@ -76,16 +76,15 @@ def conclusion(differences: pd.DataFrame) -> list[str]:
     """
     said = []
     for outcome, same in _main(differences).groupby("outcome", sort=False):
-        parts = [
-            f"{_word(row)} at c = {row.c:g}" + (f" ({_numbers(row)})" if row.n else "") for row in same.itertuples()
-        ]
+        numbers = [f" ({_numbers(row)})" if row.n else "" for row in same.itertuples()]
+        parts = [f"c = {row.c:g}: {_word(row)}{n}" for row, n in zip(same.itertuples(), numbers, strict=True)]
         name = f"{ARMS[MAIN[0]][0]} compared with {ARMS[MAIN[1]][0]}"
         said.append(f"{OUTCOMES[str(outcome)].capitalize()}, {name} (n = {_count(same['n'])}): {'; '.join(parts)}.")
     rows = differences.query("outcome == 'capacity' and arm == 'cross' and reference == 'original' and n > 0")
     if len(rows):
-        parts = [f"{_numbers(row)} at c = {row.c:g}" for row in rows.itertuples()]
+        parts = [f"c = {row.c:g}: {_numbers(row)}" for row in rows.itertuples()]
         said.append(
-            f"Capacity usage, cross compared with original at the same c: {'; '.join(parts)}. This has in it what half "
+            f"Capacity usage, cross compared with original, both at c: {'; '.join(parts)}. This has in it what half "
             "a c does to the regularizer's first term."
         )
     return said

@@ -71,10 +71,12 @@ def test_each_kind_of_row_has_its_words(outcome, row, said):
 def test_a_sentence_names_outcome_arms_n_and_every_c():
     said = conclusion(differences(capacity=[CLEAR, OPEN]))
     assert said[0] == (
-        "Capacity usage, cross compared with original at c/2 (n = 10): higher at c = 0.25 (+2.0 [1.0, 3.0]); "
-        "no difference found at c = 0.75 (+0.5 [−0.3, 1.2])."
+        "Capacity usage, cross compared with original at c/2 (n = 10): c = 0.25: higher (+2.0 [1.0, 3.0]); "
+        "c = 0.75: no difference found (+0.5 [−0.3, 1.2])."
     )
-    assert len(said) == 5 and said[4].startswith("Capacity usage, cross compared with original at the same c: +0.5")
+    assert len(said) == 5 and said[4].startswith(
+        "Capacity usage, cross compared with original, both at c: c = 0.25: +0.5"
+    )
 
 
 def test_few_pairs_have_means_only():
