@@ -56,9 +56,7 @@ class Epochs:
         return split.batch(torch.arange(len(split)))
 
     def _whole(self) -> None:
-        runs = list(self.group.trainers)
-        for run, losses in zip(runs, self.group.train_epoch(), strict=True):
-            run.end_epoch(losses, Progress())
+        self.group.train(lambda trainer: None, Progress(), epochs=1)
 
     def _train(self, work: Callable[[], object]) -> None:
         # the CPU is set up as `hatlab.run` sets it up, and back before the other side's turn

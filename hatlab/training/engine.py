@@ -1,12 +1,13 @@
 """The engine: epochs of several runs side by side, one step for all of them at a time.
 
-A group holds its runs (`Trainer`). For each epoch it takes the steps of all of them (`ReplicaState`), then each run is
-validated by itself. A run that has fewer steps than others drops out of the last ones; one that finishes a task goes on
+A group holds its runs (`Trainer`). For each epoch it takes the steps of all of them, and validates all of them
+(`ReplicaState`). A run that has fewer steps than others drops out of the last ones; one that finishes a task goes on
 with its next at once; one that has finished all leaves the group. No step waits for the device.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -18,6 +19,7 @@ from hatlab.training.trainer import Trainer, TrainingDiverged
 
 __all__ = ["SHARED", "ReplicaGroup"]
 
+MOST_EPOCHS = sys.maxsize
 # What runs must have in common to share a step.
 SHARED = (
     "dataset", "sequence", "classes_per_task", "class_groups", "n_tasks", "validation", "network", "widths", "dropout",
@@ -52,17 +54,25 @@ class ReplicaGroup:
         self.diverged: list[tuple[Trainer, TrainingDiverged]] = []
         self._state: ReplicaState | JointState | None = None
 
-    def train(self, after_epoch: Callable[[Trainer], None], progress: Progress) -> None:
-        """Train until all runs are finished or have diverged; `after_epoch` is called after each epoch of each run.
+    def train(self, after_epoch: Callable[[Trainer], None], progress: Progress, epochs: int = MOST_EPOCHS) -> None:
+        """Train, validate and record until all runs are finished or have diverged, or so many epochs of each are done.
+
+        Args:
+            after_epoch: called after each epoch of each run.
+            progress: told of epochs and tasks.
+            epochs: counted over tasks.
 
         Raises:
             FrozenWeightMoved: a protected weight changed, which would be a defect of this program.
         """
-        while self.trainers:
-            losses = self._begin_epoch().epoch(self.trainers, self.check, self.after_step)
-            for trainer, own in zip(list(self.trainers), losses, strict=True):
-                self._end_epoch(trainer, own, after_epoch, progress)
-        self._state = None
+        while self.trainers and epochs > 0:
+            state, epochs = self._begin_epoch(), epochs - 1
+            losses = state.epoch(self.trainers, self.check, self.after_step)
+            found = state.validate(self.trainers)
+            for trainer, own, validation in zip(list(self.trainers), losses, found, strict=True):
+                self._end_epoch(trainer, own, validation, after_epoch, progress)
+        if not self.trainers:
+            self._state = None
 
     def train_epoch(self) -> list[np.ndarray]:
         """Train one epoch of each run's current task, without validation; return each run's losses, (steps, 2)."""
@@ -78,10 +88,15 @@ class ReplicaGroup:
         return self._state
 
     def _end_epoch(
-        self, trainer: Trainer, losses: np.ndarray, after_epoch: Callable[[Trainer], None], progress: Progress
+        self,
+        trainer: Trainer,
+        losses: np.ndarray,
+        validation: tuple[float, float],
+        after_epoch: Callable[[Trainer], None],
+        progress: Progress,
     ) -> None:
         try:
-            trainer.end_epoch(losses, progress)
+            trainer.end_epoch(losses, validation, progress)
         except TrainingDiverged as error:
             self.diverged.append((trainer, error.with_traceback(None)))  # it would hold on to the group
         else:

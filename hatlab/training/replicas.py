@@ -8,14 +8,15 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hatlab.method.gate import s_schedule
+from hatlab.method.gate import gate, s_schedule
 from hatlab.method.networks import HATNetwork
 from hatlab.method.regularizer import affine
 from hatlab.training.dropout_rng import DropoutRNG
 from hatlab.training.graph import StepGraph
-from hatlab.training.step import Batch, Hyper, State, TaskContext, aligned, step
+from hatlab.training.step import Batch, Hyper, State, TaskContext, aligned, forward, step
 from hatlab.training.trainer import Trainer
 
 __all__ = ["AfterStep", "ReplicaState"]
@@ -23,6 +24,7 @@ __all__ = ["AfterStep", "ReplicaState"]
 # trainer, position of the step in its epoch, (2,) cross-entropy and R before it
 AfterStep = Callable[[Trainer, int, Tensor], None]
 
+VALIDATION_BATCHES: Final = 4  # training batches in one of validation: without gradients they take no more memory
 WHOLE_VECTORS: Final = 64  # numbers; a multiple of what any CPU works on at once
 
 
@@ -195,14 +197,20 @@ class ReplicaState:
         `rows`, `labels`, `weight`: (runs, n); `s`: (runs,).
         """
         active, n = rows.shape
-        x = self.images[rows].to(torch.float32).mul_(self.scale[:active]).sub_(self.shift[:active])
-        if self.pixels is not None:
-            x = x.flatten(2).gather(2, self.pixels[:active].expand(-1, n, -1)).reshape(x.shape)
+        x = self._normalised(rows)
         position = self.position[:active]
         # drawn for a whole batch, whoever trains beside: a smaller batch uses the first images' part
         dropout_masks = [factors if factors is None else factors[:, :n] for factors in self.dropout_rng.draw(position)]
         position += self.dropout_rng.stride
         return Batch(x, labels, weight, dropout_masks, s[:, None])
+
+    def _normalised(self, rows: Tensor) -> Tensor:
+        """Return the images of the first runs at `rows`, (runs, n), as their networks see them."""
+        active, n = rows.shape
+        x = self.images[rows].to(torch.float32).mul_(self.scale[:active]).sub_(self.shift[:active])
+        if self.pixels is None:
+            return x
+        return x.flatten(2).gather(2, self.pixels[:active].expand(-1, n, -1)).reshape(x.shape)
 
     def epoch(
         self, trainers: Sequence[Trainer], check: Callable[[], None], after_step: AfterStep | None = None
@@ -243,6 +251,31 @@ class ReplicaState:
         table = losses.double().cpu().numpy()  # the only wait for the device
         rows = [self.trainers.index(trainer) for trainer in trainers]
         return [table[row][: trainer.steps_per_epoch] for row, trainer in zip(rows, trainers, strict=True)]
+
+    @torch.no_grad()
+    def validate(self, trainers: Sequence[Trainer]) -> list[tuple[float, float]]:
+        """Return each run's mean cross-entropy and accuracy in [0, 1] on its validation images, the mask at s_max.
+
+        All runs go side by side, in batches of one size whoever validates beside: so a run has the bits it has alone.
+        """
+        splits = {row: trainer.split.valid for row, trainer in self._rows(trainers)}
+        size = VALIDATION_BATCHES * self.size
+        batches = -(-max(map(len, splits.values())) // size)
+        rows = torch.zeros(len(self.trainers), batches * size, dtype=torch.int64, device=self.device)
+        labels, counts = torch.zeros_like(rows), torch.zeros_like(rows, dtype=torch.float32)
+        for row, split in splits.items():
+            rows[row, : len(split)], labels[row, : len(split)], counts[row, : len(split)] = split.index, split.labels, 1
+        mask = gate(self.state.e, self.hyper.s_max[:, None]) if self.network.gated else torch.ones_like(self.state.e)
+        sums = self._empty(2, dtype=torch.float64)
+        plan = zip(*(values.split(size, 1) for values in (rows, labels, counts)), strict=True)
+        for index, y, count in plan:
+            nothing = [None] * len(self.network.dropout)
+            logits = forward(self.network, self.state.parameters, self._normalised(index), mask.float(), nothing)
+            of_each = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").reshape(y.shape)
+            right = (logits.argmax(2) == y).to(count.dtype)
+            sums += torch.stack(((of_each * count).sum(1), (right * count).sum(1)), 1)
+        means = {row: (sums[row] / len(split)).tolist() for row, split in splits.items()}
+        return [tuple(means[self.trainers.index(trainer)]) for trainer in trainers]
 
     def _record(self, plan: Mapping[str, Tensor]) -> StepGraph:
         """Record a step of all runs. Recording takes steps whose images count nothing, which change no weight."""

@@ -223,8 +223,10 @@ class Trainer:
         }
         self._capacity(-1)
 
-    def end_epoch(self, losses: np.ndarray, progress: Progress) -> None:
-        """Validate, record the epoch and decide how to go on, after an epoch whose steps had `losses`, (steps, 2).
+    def end_epoch(self, losses: np.ndarray, validation: tuple[float, float], progress: Progress) -> None:
+        """Record an epoch whose steps had `losses`, (steps, 2), and decide how to go on.
+
+        `validation`: cross-entropy and accuracy in [0, 1] on the validation images.
 
         Raises:
             TrainingDiverged: a loss is not a finite number.
@@ -238,7 +240,7 @@ class Trainer:
             ce, r = losses[bad[0]]
             raise self._diverged(f"step {bad[0] + 1} of {len(losses)} has cross-entropy {ce} and R {r}")
         ce, r = losses.mean(0).tolist()
-        cross_entropy, accuracy = self._validate()
+        cross_entropy, accuracy = validation
         valid_loss = cross_entropy + ewc.penalty(self.trained(), self.anchors)
         if config.schedule == "authors":
             valid_loss += config.c * self._regularizer()
@@ -279,16 +281,6 @@ class Trainer:
             self.rows["accuracy"].append((task, earlier, accuracy, loss))
         self.task, self.within, self.gradient_mask = task + 1, None, {}
         progress.task_done(config.run_id, task, now["epoch"], accuracy, used / weights)
-
-    def _validate(self) -> tuple[float, float]:
-        """Return cross-entropy and accuracy on the validation images; of all tasks so far in joint training."""
-        if self.config.method != "joint":
-            return evaluate(self.network, self.task, self.split.valid, self.config.s_max)
-        tasks = range(self.task + 1)
-        sizes = [len(self.data[task].valid) for task in tasks]
-        found = [evaluate(self.network, task, self.data[task].valid, self.config.s_max) for task in tasks]
-        loss, accuracy = np.average(found, axis=0, weights=sizes).tolist()
-        return loss, accuracy
 
     def _anchors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Return EWC's penalties after the current task: its Fisher information joins the mean over those before."""

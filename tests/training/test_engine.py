@@ -245,7 +245,7 @@ def test_a_run_that_stops_early_goes_on_with_its_next_task_and_leaves_when_it_is
 
     monkeypatch.setattr(replicas, "step", watch)
     # no epoch is better than the first: each run's patience decides how long its tasks are
-    monkeypatch.setattr(training, "evaluate", lambda *_: (1.0, 0.5))
+    monkeypatch.setattr(replicas.ReplicaState, "validate", lambda self, trainers: [(1.0, 0.5)] * len(trainers))
     together = trainers_of(configs)
     group = ReplicaGroup(together)
     group.train(lambda trainer: tasks.append(tuple(t.task for t in together)), QUIET)
@@ -284,8 +284,7 @@ def test_runs_that_stand_at_different_epochs_go_on_together(tmp_path):
     for k, trainer in enumerate(trainers_of(configs)):
         group = ReplicaGroup([trainer])
         for _ in range(k):
-            (losses,) = group.train_epoch()
-            trainer.end_epoch(losses, QUIET)
+            group.train(lambda trainer: None, QUIET, epochs=1)
         torch.save(trainer.state_dict(), tmp_path / f"{k}.pt")
         states.append((trainer.task, trainer.within and trainer.within["epoch"]))
     assert len(set(states)) == 4

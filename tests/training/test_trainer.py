@@ -11,7 +11,7 @@ from hatlab.data.loading import Images
 from hatlab.data.tasks import make_sequence
 from hatlab.method import protection
 from hatlab.support.progress import Progress
-from hatlab.training import replicas, trainer
+from hatlab.training import replicas
 from hatlab.training.engine import ReplicaGroup
 from hatlab.training.trainer import Trainer, TrainingDiverged, build_network, evaluate
 
@@ -79,11 +79,11 @@ def scripted_losses(monkeypatch, losses):
     """Let validation return these losses in turn, and remember the state each time."""
     states, values = [], iter(losses)
 
-    def fake(network, task, data, s, batch_size=1024):
-        states.append({n: p.detach().clone() for n, p in network.named_parameters()})
-        return next(values), 0.5
+    def fake(self, trainers):
+        states.append({n: p.detach().clone() for n, p in trainers[0].network.named_parameters()})
+        return [(next(values), 0.5)]
 
-    monkeypatch.setattr(trainer, "evaluate", fake)
+    monkeypatch.setattr(replicas.ReplicaState, "validate", fake)
     return states
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hatlab.training.dropout_rng import DropoutRNG
-from hatlab.training.trainer import Trainer
+from hatlab.training.trainer import Trainer, evaluate
 
 __all__ = ["JointState"]
 
@@ -34,6 +34,10 @@ class JointState:
     ) -> list[np.ndarray]:
         """Train an epoch of each run; arguments and result as for `ReplicaState.epoch`."""
         return [_epoch(trainer, check, after_step) for trainer in trainers]
+
+    def validate(self, trainers: Sequence[Trainer]) -> list[tuple[float, float]]:
+        """Return each run's mean cross-entropy and accuracy on the validation images of all tasks so far."""
+        return [_validate(trainer) for trainer in trainers]
 
 
 def _epoch(
@@ -67,6 +71,13 @@ def _epoch(
             after_step(trainer, k, losses[-1])
     trainer.steps += len(plan)
     return torch.stack(losses).double().cpu().numpy()
+
+
+def _validate(trainer: Trainer) -> tuple[float, float]:
+    splits = [data.valid for data in trainer.data[: trainer.task + 1]]
+    found = [evaluate(trainer.network, task, split, trainer.config.s_max) for task, split in enumerate(splits)]
+    loss, accuracy = np.average(found, axis=0, weights=[len(split) for split in splits]).tolist()
+    return loss, accuracy
 
 
 def _plan(
