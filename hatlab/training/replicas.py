@@ -267,7 +267,7 @@ class ReplicaState:
             rows[row, : len(split)], labels[row, : len(split)], counts[row, : len(split)] = split.index, split.labels, 1
         mask = gate(self.state.e, self.hyper.s_max[:, None]) if self.network.gated else torch.ones_like(self.state.e)
         sums = self._empty(2, dtype=torch.float64)
-        plan = zip(*(values.split(size, 1) for values in (rows, labels, counts)), strict=True)
+        plan = zip(*(torch.split(values, size, 1) for values in (rows, labels, counts)), strict=True)
         for index, y, count in plan:
             nothing = [None] * len(self.network.dropout)
             logits = forward(self.network, self.state.parameters, self._normalised(index), mask.float(), nothing)
