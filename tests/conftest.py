@@ -44,10 +44,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base  # by all workers
     out = shared / "site" / "html"
     with FileLock(shared / "site.lock"):
-        if not out.exists():
+        if not (shared / "site.built").exists():
             command = [sys.executable, "-m", "docs", "--out", str(out)]
             built = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
             assert built.returncode == 0, built.stdout + built.stderr
+            (shared / "site.built").touch()
     return out
 
 

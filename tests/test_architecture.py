@@ -112,3 +112,16 @@ def write(root: Path, files: dict[str, str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         (path.parent / "__init__.py").touch()
         path.write_text(text, encoding="utf-8")
+
+
+def lines_of(folder: Path) -> dict[str, int]:
+    paths = sorted(folder.rglob("*.py"))
+    return {path.relative_to(folder).as_posix(): len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
+
+
+def test_a_module_has_at_most_350_lines() -> None:
+    assert {name: n for name, n in lines_of(home() / "hatlab").items() if n > 350} == {}
+
+
+def test_the_method_has_at_most_900_lines() -> None:
+    assert sum(lines_of(home() / "hatlab" / "method").values()) <= 900
