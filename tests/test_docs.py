@@ -1,5 +1,7 @@
 """The README and the pages: every Python block runs, every link leads somewhere, and the README stays a page."""
 
+import ast
+import inspect
 import os
 import re
 import subprocess
@@ -8,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+import hatlab
 from hatlab.support.paths import home
 
 PAGES = sorted([home() / "README.md", *(home() / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # page -> why its blocks are not executed here
 NOT_RUN = {
-    "cluster.md": "needs Slurm; tests/batches/test_cluster.py makes the same cluster without one",
+    "cluster.md": "needs Slurm; its arguments are tested below, and a smaller cluster in tests/batches/test_cluster.py",
     "own_notebooks.md": "cells of a notebook, which tests/test_notebooks.py compares with the one that it executes",
 }
 RUN = [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8")) and page.name not in NOT_RUN]
@@ -47,6 +50,25 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path
         assert len(shares) == 2 and all(float(share) > 90 for share in shares)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="the script of a batch system of POSIX")
+def test_the_arguments_of_the_recipe_for_slurm() -> None:
+    """dask-jobqueue makes the job's script of them, and hatlab.batch takes what it is given."""
+    from dask_jobqueue import SLURMCluster
+
+    (block,) = BLOCK.findall((home() / "docs" / "cluster.md").read_text(encoding="utf-8"))
+    calls = {ast.unparse(node.func): node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)}
+    given = {word.arg: ast.literal_eval(word.value) for word in calls["SLURMCluster"].keywords if word.arg}
+    with SLURMCluster(
+        **given, scheduler_options={"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    ) as made:  # fmt: skip
+        script = made.job_script()
+    for line in ("#SBATCH -p gpu", "#SBATCH --cpus-per-task=4", "#SBATCH --gres=gpu:1", "export OMP_NUM_THREADS=4"):
+        assert line in script.splitlines()
+    assert script.rstrip().endswith("--nthreads 1")  # after the 4 of cores: the last one counts
+    batch = calls["hatlab.batch"]
+    inspect.signature(hatlab.batch).bind(*batch.args, **{str(word.arg): word.value for word in batch.keywords})
+
+
 def test_the_readme_is_read_in_two_minutes() -> None:
     lines = (home() / "README.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 130
@@ -61,6 +83,23 @@ def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
         target for target in targets
         if not re.match(r"[a-z]+:", target) and not target.startswith(made) and not (page.parent / target).exists()
     ]  # fmt: skip
+    assert not missing
+
+
+def anchors(page: Path) -> set[str]:
+    """The addresses of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_fragment_of_a_page_is_a_heading(page: Path) -> None:
+    links = re.findall(r"\]\((?![a-z]+:)([^)\s#]*\.md)?#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    missing = [
+        (target, fragment)
+        for target, fragment in links
+        if fragment not in anchors(page.parent / target if target else page)
+    ]
     assert not missing
 
 

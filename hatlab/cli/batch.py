@@ -74,7 +74,7 @@ def _amounts(ctx: click.Context, option: click.Parameter, texts: Sequence[str]) 
 )
 @click.option(
     "--grid", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="YAML file with products, zips and lists of parameters (see README).",
+    help="YAML file with products, zips and lists of parameters (see docs/batches.md).",
 )  # fmt: skip
 @click.option(
     "--inputs", multiple=True, metavar="PATH",

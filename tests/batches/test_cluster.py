@@ -64,7 +64,7 @@ def test_two_notebooks_at_once_have_a_core_each_on_two_cores(tmp_path, monkeypat
 
 
 def test_one_run_for_each_gpu_of_a_box(tmp_path):
-    """The README's recipe, with the number of a GPU in the environment of each worker and no GPU."""
+    """The recipe of docs/cluster.md, with the number of a GPU in the environment of each worker and no GPU."""
     code = (
         "import os, time\nfrom pathlib import Path\n"
         "Path(results, f'gpu-{i}').write_text(os.environ['CUDA_VISIBLE_DEVICES'])\ntime.sleep(0.3)"
@@ -107,7 +107,7 @@ echo "Submitted batch job $!"
 
 
 def test_a_batch_system_starts_the_workers(tmp_path, monkeypatch):
-    """The README's recipe for Slurm with dask-jobqueue, as far as it goes without Slurm: sbatch starts the script."""
+    """A smaller recipe of docs/cluster.md for Slurm, as far as it goes without Slurm: sbatch starts the script."""
     from dask_jobqueue import SLURMCluster
 
     programs = tmp_path / "bin"

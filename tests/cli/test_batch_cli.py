@@ -29,7 +29,7 @@ def invoke(*arguments):
 
 
 def test_an_evening_and_a_morning(tmp_path):
-    """Dry run, batch, status, collect, as the README tells it."""
+    """Dry run, batch, status, collect, as docs/batches.md tells it."""
     notebook, results = walk(tmp_path), ["--results", tmp_path / "out"]
     command = ["batch", notebook, "-p", "i=0..1,7", "--workers", 2, *results]
     dry = invoke(*command, "--dry-run")

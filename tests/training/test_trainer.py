@@ -59,7 +59,7 @@ def test_no_protected_weight_moves_over_five_tasks_of_split_mnist(shared_data, c
     accuracy = {row[:2]: row[2] for row in run.rows["accuracy"]}
     with capsys.disabled():
         print(f"\naccuracy on task 1: {accuracy[0, 0]:.4%} after it, {accuracy[4, 0]:.4%} after task 5")
-    # soft masks may leak a little: no difference was seen here, nor at 400-400 (README)
+    # soft masks may leak a little: no difference was seen here, nor at 400-400 (docs/numbers.md)
     assert abs(accuracy[0, 0] - accuracy[4, 0]) <= 0.001
 
 
