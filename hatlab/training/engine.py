@@ -7,7 +7,7 @@ with its next at once; one that has finished all leaves the group. No step waits
 
 from __future__ import annotations
 
-import sys
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -19,7 +19,6 @@ from hatlab.training.trainer import Trainer, TrainingDiverged
 
 __all__ = ["SHARED", "ReplicaGroup"]
 
-MOST_EPOCHS = sys.maxsize
 # What runs must have in common to share a step.
 SHARED = (
     "dataset", "sequence", "classes_per_task", "class_groups", "n_tasks", "validation", "network", "widths", "dropout",
@@ -54,7 +53,7 @@ class ReplicaGroup:
         self.diverged: list[tuple[Trainer, TrainingDiverged]] = []
         self._state: ReplicaState | JointState | None = None
 
-    def train(self, after_epoch: Callable[[Trainer], None], progress: Progress, epochs: int = MOST_EPOCHS) -> None:
+    def train(self, after_epoch: Callable[[Trainer], None], progress: Progress, epochs: float = math.inf) -> None:
         """Train, validate and record until all runs are finished or have diverged, or so many epochs of each are done.
 
         Args:

@@ -267,10 +267,9 @@ class ReplicaState:
             rows[row, : len(split)], labels[row, : len(split)], counts[row, : len(split)] = split.index, split.labels, 1
         mask = gate(self.state.e, self.hyper.s_max[:, None]) if self.network.gated else torch.ones_like(self.state.e)
         sums = self._empty(2, dtype=torch.float64)
-        plan = zip(*(torch.split(values, size, 1) for values in (rows, labels, counts)), strict=True)
-        for index, y, count in plan:
-            nothing = [None] * len(self.network.dropout)
-            logits = forward(self.network, self.state.parameters, self._normalised(index), mask.float(), nothing)
+        mask, no_dropout = mask.float(), [None] * len(self.network.dropout)
+        for index, y, count in zip(*(torch.split(values, size, 1) for values in (rows, labels, counts)), strict=True):
+            logits = forward(self.network, self.state.parameters, self._normalised(index), mask, no_dropout)
             of_each = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").reshape(y.shape)
             right = (logits.argmax(2) == y).to(count.dtype)
             sums += torch.stack(((of_each * count).sum(1), (right * count).sum(1)), 1)
