@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hatlab.method.gate import gate, s_schedule
+from hatlab.method.gate import s_schedule
 from hatlab.method.networks import HATNetwork
 from hatlab.method.regularizer import affine
 from hatlab.training.dropout_rng import DropoutRNG
 from hatlab.training.graph import StepGraph
-from hatlab.training.step import Batch, Hyper, State, TaskContext, aligned, forward, step
+from hatlab.training.layout import WHOLE_VECTORS, Layout
+from hatlab.training.open_units import LOOK_EVERY, Part, leave_out_closed, skips_closed_units
+from hatlab.training.step import Hyper, State, TaskContext, aligned, step
 from hatlab.training.trainer import Trainer
 
 __all__ = ["AfterStep", "ReplicaState"]
@@ -25,7 +27,6 @@ __all__ = ["AfterStep", "ReplicaState"]
 AfterStep = Callable[[Trainer, int, Tensor], None]
 
 VALIDATION_BATCHES: Final = 4  # training batches in one of validation: without gradients they take no more memory
-WHOLE_VECTORS: Final = 64  # numbers; a multiple of what any CPU works on at once
 
 
 def _in_order(trainers: Sequence[Trainer]) -> list[Trainer]:
@@ -58,7 +59,7 @@ class ReplicaState:
         classes = max(len(task.classes) for trainer in trainers for task in trainer.sequence.tasks)
         trunk = self._trunk()
         linear = [f"trunk.{name}.weight" for name, layer in self.network.trunk.items() if isinstance(layer, nn.Linear)]
-        self.state = State(
+        state = State(
             {**trunk, "head.weight": self._empty(*aligned((classes, inputs))), "head.bias": self._empty(classes)},
             self._empty(units, dtype=self.network.gates.dtype),
             {name: torch.empty_like(trunk[name]) for name in linear if self.device.type == "cpu"},
@@ -66,7 +67,7 @@ class ReplicaState:
         config = first.config
         s_max = self._empty(dtype=torch.float64)
         same = (config.embedding_clamp, config.cosh_clamp, config.compensation)
-        self.hyper = Hyper(self._empty(), s_max, self._empty(), *same)
+        hyper = Hyper(self._empty(), s_max, self._empty(), *same)
         shapes = {name: factor.shape for trainer in trainers for name, factor in trainer.gradient_mask.items()}
         # a factor of one column is that of all columns
         gradient_mask = {
@@ -74,26 +75,30 @@ class ReplicaState:
         }
         held = {name: anchor.shape for trainer in trainers for name, (anchor, _) in trainer.anchors.items()}
         anchors = ({name: self._empty(*aligned(shape)) for name, shape in held.items()} for _ in range(2))
-        self.context = TaskContext(self._empty(units), self._empty(), self._empty(units), gradient_mask, *anchors)
-        self.dropout_rng = DropoutRNG(
+        context = TaskContext(self._empty(units), self._empty(), self._empty(units), gradient_mask, *anchors)
+        dropout_rng = DropoutRNG(
             [(self.size, *shape) for shape in self.network.dropout_shapes], self.network.dropout, self.device
         )
-        self.position = torch.zeros(len(trainers), dtype=torch.int64, device=self.device)
         split = first.split.train
-        self.images = split.images
-        self.scale, self.shift = (self._empty(1, *split.scale.shape) for _ in range(2))
-        self.pixels = None if split.pixels is None else self._empty(1, len(split.pixels), dtype=torch.int64)
+        scale, shift = (self._empty(1, *split.scale.shape) for _ in range(2))
+        pixels = None if split.pixels is None else self._empty(1, len(split.pixels), dtype=torch.int64)
+        position = self._empty(dtype=torch.int64)
+        self.whole = Layout(
+            self.network, self.size, split.images, state, hyper, context, dropout_rng, position, scale, shift, pixels
+        )
+        self._all = Part(self.whole, range(len(trainers)))
+        self._parts, self._skips = [self._all], skips_closed_units(self.network, config)
         self._tasks = [-1] * len(trainers)
-        self._graph: StepGraph | None = None
+        self._captured: dict[tuple[int, ...], tuple[Part, StepGraph]] = {}  # for the sizes of its layers
 
     def serves(self, trainers: Sequence[Trainer]) -> bool:
         """Whether these, which are all or some of its runs, can go on with it.
 
         A step that was captured is captured anew only when half of its runs have left: until then they idle.
         """
-        if bool(self.context.gradient_mask) != any(trainer.gradient_mask for trainer in trainers):
+        if bool(self.whole.context.gradient_mask) != any(trainer.gradient_mask for trainer in trainers):
             return False
-        if bool(self.context.anchor) != any(trainer.anchors for trainer in trainers):
+        if bool(self.whole.context.anchor) != any(trainer.anchors for trainer in trainers):
             return False
         if self.captured:
             return 2 * len(trainers) > len(self.trainers)
@@ -126,44 +131,48 @@ class ReplicaState:
         for row, trainer in self._rows(trainers):
             config, within = trainer.config, trainer.within
             assert within is not None
-            self.hyper.learning_rate[row] = within["learning_rate"]
-            self.position[row] = self.dropout_rng.position(trainer.dropout_rng, trainer.steps)
+            self.whole.hyper.learning_rate[row] = within["learning_rate"]
+            self.whole.position[row] = self.whole.dropout_rng.position(trainer.dropout_rng, trainer.steps)
             if self._tasks[row] == trainer.task:
                 continue
             self._tasks[row] = trainer.task
             for name in ("s_max", "grad_clip"):
-                getattr(self.hyper, name)[row] = getattr(config, name)
+                getattr(self.whole.hyper, name)[row] = getattr(config, name)
             classes = len(trainer.sequence.tasks[trainer.task].classes)
             # a class that the task has not got has a logit of minus infinity, and never a gradient
-            self.state.parameters["head.bias"][row, classes:] = -torch.inf
+            self.whole.state.parameters["head.bias"][row, classes:] = -torch.inf
             for held, own in self._own(row, trainer):
                 held.copy_(own)
             coefficient, offset = affine(trainer.cumulative, config.mode, min_units=config.min_units)
-            self.context.coefficient[row, : self.units], self.context.offset[row] = coefficient, offset
-            self.context.regularizer_gradient[row, : self.units], _ = affine(
+            self.whole.context.coefficient[row, : self.units], self.whole.context.offset[row] = coefficient, offset
+            self.whole.context.regularizer_gradient[row, : self.units], _ = affine(
                 trainer.cumulative, config.mode, config.c, config.min_units
             )
             for name, factor in trainer.gradient_mask.items():
-                self.context.gradient_mask[name][row, ..., : factor.shape[-1]] = factor
+                self.whole.context.gradient_mask[name][row, ..., : factor.shape[-1]] = factor
             for name, pair in trainer.anchors.items():
-                for part, value in zip((self.context.anchor[name], self.context.stiffness[name]), pair, strict=True):
+                for part, value in zip(
+                    (self.whole.context.anchor[name], self.whole.context.stiffness[name]), pair, strict=True
+                ):
                     part[row, ..., : value.shape[-1]] = value
             split = trainer.split.train
-            self.scale[row, 0], self.shift[row, 0] = split.scale, split.shift
-            if self.pixels is not None and split.pixels is not None:
-                self.pixels[row, 0] = split.pixels
+            self.whole.scale[row, 0], self.whole.shift[row, 0] = split.scale, split.shift
+            if self.whole.pixels is not None and split.pixels is not None:
+                self.whole.pixels[row, 0] = split.pixels
 
     def _own(self, row: int, trainer: Trainer) -> list[tuple[Tensor, Tensor]]:
         """What only the current task of one run trains: here, and in its network."""
-        here, there, head = self.state.parameters, trainer.trained(), f"heads.{trainer.task}"
+        here, there, head = self.whole.state.parameters, trainer.trained(), f"heads.{trainer.task}"
         classes, inputs = there[f"{head}.weight"].shape
         return [
             (here["head.weight"][row, :classes, :inputs], there[f"{head}.weight"]),
             (here["head.bias"][row, :classes], there[f"{head}.bias"]),
-            (self.state.e[row, : self.units], there["gates"]),
+            (self.whole.state.e[row, : self.units], there["gates"]),
         ]
 
     def _copy_back(self, trainers: Sequence[Trainer]) -> None:
+        for part in self._parts:
+            part.copy_back()
         for row, trainer in self._rows(trainers):
             for held, own in self._own(row, trainer):
                 own.copy_(held)
@@ -191,27 +200,6 @@ class ReplicaState:
             "s": torch.from_numpy(s).to(self.device),
         }
 
-    def batch(self, rows: Tensor, labels: Tensor, weight: Tensor, s: Tensor) -> Batch:
-        """Return what a step of the first runs is given, and move their dropout on.
-
-        `rows`, `labels`, `weight`: (runs, n); `s`: (runs,).
-        """
-        active, n = rows.shape
-        x = self._normalised(rows)
-        position = self.position[:active]
-        # drawn for a whole batch, whoever trains beside: a smaller batch uses the first images' part
-        dropout_masks = [factors if factors is None else factors[:, :n] for factors in self.dropout_rng.draw(position)]
-        position += self.dropout_rng.stride
-        return Batch(x, labels, weight, dropout_masks, s[:, None])
-
-    def _normalised(self, rows: Tensor) -> Tensor:
-        """Return the images of the first runs at `rows`, (runs, n), as their networks see them."""
-        active, n = rows.shape
-        x = self.images[rows].to(torch.float32).mul_(self.scale[:active]).sub_(self.shift[:active])
-        if self.pixels is None:
-            return x
-        return x.flatten(2).gather(2, self.pixels[:active].expand(-1, n, -1)).reshape(x.shape)
-
     def epoch(
         self, trainers: Sequence[Trainer], check: Callable[[], None], after_step: AfterStep | None = None
     ) -> list[np.ndarray]:
@@ -223,23 +211,26 @@ class ReplicaState:
             after_step: called after every step of each run.
         """
         self._load(trainers)
+        self._parts = [self._all]
         plan = self._plan(trainers)
-        runs, steps, _ = plan["rows"].shape
-        losses = torch.zeros(runs, steps, 2, device=self.device)
-        if self.captured and self._graph is None:
-            self._graph = self._record(plan)
-        lengths = [trainer.steps_per_epoch for trainer in self.trainers if trainer in trainers]
+        steps = plan["rows"].shape[1]
+        losses = torch.zeros(len(self.trainers), steps, 2, device=self.device)
+        lengths = [trainer.steps_per_epoch if trainer in trainers else 0 for trainer in self.trainers]
         for k in range(steps):
             check()
-            now = {name: values[:, k] for name, values in plan.items()}
-            if self._graph is not None:
-                losses[:, k] = self._graph.replay(now)
-            else:
-                # the last, smaller batch is as wide: a sum's rounding depends on how many numbers are added, and so a
-                # run's bits would depend on who trains beside it
-                active = sum(length > k for length in lengths)
-                batch = self.batch(**{name: values[:active] for name, values in now.items()})
-                losses[:active, k] = step(self.network, *self._first(active), batch)
+            if self._skips and k % LOOK_EVERY == 0:
+                self._parts = leave_out_closed(self._parts, plan["s"][:, k], self._part, together=self.captured)
+            for part in self._parts:
+                # a captured step is of all runs. Otherwise the last, smaller batch is as wide as the others: a sum's
+                # rounding depends on how many numbers are added, and so a run's bits would depend on who trains beside
+                active = len(part.rows) if self.captured else sum(lengths[row] > k for row in part.rows)
+                if active:
+                    now = part.first(active)
+                    values = {name: of_all[now, k] for name, of_all in plan.items()}
+                    if self.captured:
+                        losses[now, k] = self._graph(part, values).replay(values)
+                    else:
+                        losses[now, k] = step(*part.layout.arguments(values))
             if after_step is not None:
                 self._copy_back(trainers)
                 for row, trainer in self._rows(trainers):
@@ -257,6 +248,7 @@ class ReplicaState:
         """Return each run's mean cross-entropy and accuracy in [0, 1] on its validation images, the mask at s_max.
 
         All runs go side by side, in batches of one size whoever validates beside: so a run has the bits it has alone.
+        The units that the epoch left out are closed at s_max, too.
         """
         splits = {row: trainer.split.valid for row, trainer in self._rows(trainers)}
         size = VALIDATION_BATCHES * self.size
@@ -265,39 +257,34 @@ class ReplicaState:
         labels, counts = torch.zeros_like(rows), torch.zeros_like(rows, dtype=torch.float32)
         for row, split in splits.items():
             rows[row, : len(split)], labels[row, : len(split)], counts[row, : len(split)] = split.index, split.labels, 1
-        mask = gate(self.state.e, self.hyper.s_max[:, None]) if self.network.gated else torch.ones_like(self.state.e)
         sums = self._empty(2, dtype=torch.float64)
-        mask, no_dropout = mask.float(), [None] * len(self.network.dropout)
-        for index, y, count in zip(*(torch.split(values, size, 1) for values in (rows, labels, counts)), strict=True):
-            logits = forward(self.network, self.state.parameters, self._normalised(index), mask, no_dropout)
-            of_each = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").reshape(y.shape)
-            right = (logits.argmax(2) == y).to(count.dtype)
-            sums += torch.stack(((of_each * count).sum(1), (right * count).sum(1)), 1)
+        for part in self._parts:
+            now, mask = part.first(len(part.rows)), part.layout.mask(part.layout.hyper.s_max).float()
+            for index, y, count in zip(
+                *(torch.split(values[now], size, 1) for values in (rows, labels, counts)), strict=True
+            ):
+                logits = part.layout.logits(index, mask)
+                of_each = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").reshape(y.shape)
+                right = (logits.argmax(2) == y).to(count.dtype)
+                sums[now] += torch.stack(((of_each * count).sum(1), (right * count).sum(1)), 1)
         means = {row: (sums[row] / len(split)).tolist() for row, split in splits.items()}
         return [tuple(means[self.trainers.index(trainer)]) for trainer in trainers]
 
-    def _record(self, plan: Mapping[str, Tensor]) -> StepGraph:
-        """Record a step of all runs. Recording takes steps whose images count nothing, which change no weight."""
-        before = self.position.clone()
+    def _part(self, rows: Sequence[int], units: Sequence[Tensor]) -> Part:
+        """Return these units of these runs as a part; one that was captured is filled anew."""
+        sizes = tuple(which.shape[1] for which in units)
+        if sizes not in self._captured:
+            return Part(self.whole, rows, units)
+        part, _ = self._captured[sizes]
+        part.copy_in(units)
+        return part
 
-        def take(inputs: Mapping[str, Tensor]) -> Tensor:
-            return step(self.network, self.state, self.hyper, self.context, self.batch(**inputs))
-
-        graph = StepGraph(take, {name: values[:, 0] for name, values in plan.items()}, self.device)
-        self.position.copy_(before)
-        return graph
-
-    def _first(self, active: int) -> tuple[State, Hyper, TaskContext]:
-        parts = (self.state, self.hyper, self.context)
-        return parts if active == len(self.trainers) else tuple(_first(active, part) for part in parts)
-
-
-def _first(active: int, part: Any) -> Any:
-    """Return a named tuple with its tensors cut to the first `active` runs."""
-
-    def cut(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value[:active]
-        return {name: tensor[:active] for name, tensor in value.items()} if isinstance(value, Mapping) else value
-
-    return type(part)(*map(cut, part))
+    def _graph(self, part: Part, values: Mapping[str, Tensor]) -> StepGraph:
+        """Return the step of this part, recorded the first time; that takes steps whose images count nothing."""
+        if part.sizes not in self._captured:
+            layout = part.layout
+            before = layout.position.clone()
+            graph = StepGraph(lambda inputs: step(*layout.arguments(inputs)), values, self.device)
+            layout.position.copy_(before)
+            self._captured[part.sizes] = part, graph
+        return self._captured[part.sizes][1]

@@ -162,9 +162,10 @@ def forward(
     Args:
         network: gives the layers; its own parameters are not read.
         parameters, x, dropout_masks, gradient_buffers: as in `State` and `Batch`.
-        mask: (R, units).
+        mask: (R, units). Where `parameters` hold a part of each layer's units only, it has those.
     """
-    masks = network.split(mask[:, : network.gates.shape[1]])
+    sizes = [parameters[f"trunk.{name}.weight"].shape[1] for name in network.trunk]
+    masks = dict(zip(network.trunk, torch.split(mask[:, : sum(sizes)], sizes, 1), strict=True))
     h = _times(x, dropout_masks[0])
     for (name, layer), factor in zip(network.trunk.items(), dropout_masks[1:], strict=True):
         weight, bias = parameters[f"trunk.{name}.weight"], parameters.get(f"trunk.{name}.bias")

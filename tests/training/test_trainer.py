@@ -261,13 +261,14 @@ def test_where_a_units_gradient_ends(precision):
     run.begin_epoch()
     stack = replicas.ReplicaState([run], captured=False)
     stack._load([run])
+    layout = stack.whole
     plan = {name: values[:1, 0] for name, values in stack._plan([run]).items()}
     moved = {}
     for s in (50.0, 360.0):
-        stack.state.e[0, :50] = e
-        batch = stack.batch(**{**plan, "s": torch.full((1,), s, dtype=torch.float64)})
-        replicas.step(stack.network, stack.state, stack.hyper, stack.context, batch)
-        moved[s] = (stack.state.e[0, :50] - e.to(stack.state.e.dtype))[:3].tolist()
+        layout.state.e[0, :50] = e
+        values = {**plan, "s": torch.full((1,), s, dtype=torch.float64)}
+        replicas.step(*layout.arguments(values))
+        moved[s] = (layout.state.e[0, :50] - e.to(layout.state.e.dtype))[:3].tolist()
     assert all(change < 0 for change in moved[50.0])
     of_active = moved[360.0][1]
     assert of_active == 0 if precision == "float32" else of_active < 0
