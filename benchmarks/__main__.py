@@ -17,7 +17,7 @@ from benchmarks.table import ROWS, NotMeasured, Row, Setting
 from hatlab.support.paths import home
 from hatlab.support.provenance import git_state
 
-for part in ("single", "sweep", "batch", "gpu"):  # in the table's order
+for part in ("single", "closed", "sweep", "batch", "gpu"):  # in the table's order
     importlib.import_module(f"benchmarks.rows_{part}")
 
 
