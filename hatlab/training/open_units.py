@@ -4,6 +4,7 @@ A unit whose mask is exactly 0 adds exact zeros to every sum. The gradients of t
 exactly 0, and so is that of its embedding, whose factor is m (1 - m). Within an epoch s only grows, so the unit stays
 closed until the epoch ends. Some way into an epoch the open units of each layer are therefore copied out, with what
 belongs to them; the steps run on the copy, which is copied back when the epoch ends or something looks at the network.
+Of a large network's linear layers, the gradient of weights between units that are both frozen is not computed either.
 
 When to copy is a function of a run's own state, so that a repeated run is the same run: never of time, and on a CPU
 never of who trains beside.
@@ -15,7 +16,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,9 @@ WORTH_A_COPY = 0.1
 SHARE, LINEAR_UNITS, FILTERS = 16, 32, 8
 # Below so many multiplications in a run's step its products are not what takes the time.
 ENOUGH = 10_000_000
+# Weights; runs of larger networks train alone on a CPU. There gradients of frozen weights are left out, too.
+LARGE = 4_000_000
+MOVING_UNITS = 16  # what the number of units that move is rounded up to
 
 
 def skips_closed_units(network: HATNetwork, config: RunConfig) -> bool:
@@ -55,29 +59,51 @@ def multiplications(network: HATNetwork, sizes: Sequence[int]) -> int:
     return total
 
 
+def _cost(network: HATNetwork, sizes: Sequence[int], moving: Sequence[int]) -> int:
+    """Return the multiplications of a step for an image: forward, back to each layer's inputs, and to its weights.
+
+    Of `sizes` units in each layer `moving` are neither frozen nor closed.
+    """
+    total = 3 * multiplications(network, sizes)
+    for k, (layer, link) in enumerate(zip(network.trunk.values(), network.gated_layers, strict=True)):
+        if isinstance(layer, nn.Linear):
+            inputs = link.weights // link.units if k == 0 else (sizes[k - 1] - moving[k - 1]) * link.inputs_per_unit
+            total -= (sizes[k] - moving[k]) * inputs
+    return total
+
+
 class Part:
     """Some of a group's runs on some of their units: those that are open, and closed ones up to the size that is held.
 
     Args:
         whole: all runs of the group on all units.
         rows: which of its runs.
-        units: for each layer (runs, size): which of its units, ascending; None for all runs on all units.
+        units: for each layer (runs, size): which of its units; None for all runs on all units.
+        moving: of one run: how many of each layer's units may move, the first; None for all.
 
     Attributes:
         layout: what steps read and change: a copy, unless it is the whole.
         sizes: units of each layer.
     """
 
-    def __init__(self, whole: Layout, rows: Sequence[int], units: Sequence[Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        whole: Layout,
+        rows: Sequence[int],
+        units: Sequence[Tensor] | None = None,
+        moving: Sequence[int] | None = None,
+    ) -> None:
         self.whole, self.rows, self.network = whole, list(rows), whole.network
         self.index = torch.tensor(self.rows, device=whole.position.device)
         self._places = _places(self.network)
         of_layers = list(self.network.units.values())
         if units is None:
-            self.sizes, self.layout = tuple(of_layers), whole
+            self.sizes = self.moving = tuple(of_layers)
+            self.layout = whole
             self.units = [torch.arange(n, device=self.index.device).expand(len(rows), -1) for n in of_layers]
         else:
             self.sizes = tuple(which.shape[1] for which in units)
+            self.moving = tuple(moving or self.sizes)
             self.layout = self._like_whole()
             self.copy_in(units)
 
@@ -127,16 +153,19 @@ class Part:
     def _picked(self, name: str, i: int) -> tuple[Tensor | None, Tensor | None]:
         """Return which rows and columns of a parameter of the i-th run are here; None for all."""
         rows, columns = self._places[name]
-        all_units = list(self.network.units.values())
         picked: list[Tensor | None] = []
         for layer, repeats in (rows, columns):
-            if layer is None or self.sizes[layer] == all_units[layer]:
+            if layer is None or self._all_of(layer):
                 picked.append(None)
             else:
                 which = self.units[layer][i]
                 each = torch.arange(repeats, device=which.device)
                 picked.append(which if repeats == 1 else (which[:, None] * repeats + each).flatten())
         return picked[0], picked[1]
+
+    def _all_of(self, layer: int) -> bool:
+        """Whether all units of a layer are here, in their order."""
+        return self.moving[layer] == list(self.network.units.values())[layer]
 
     def _flat(self) -> Tensor:
         """Return where its units stand among those of all layers, (runs, units)."""
@@ -155,7 +184,7 @@ class Part:
         def by_units(name: str, like: Tensor) -> Tensor:
             shape = list(like.shape[1:])
             for axis, (layer, repeats) in enumerate(self._places[name]):
-                if layer is not None and self.sizes[layer] != list(self.network.units.values())[layer]:
+                if layer is not None and not self._all_of(layer):
                     shape[axis] = self.sizes[layer] * repeats
             return empty(like, *shape)
 
@@ -165,6 +194,12 @@ class Part:
             name: buffer.flatten()[: parameters[name].numel()].view_as(parameters[name])
             for name, buffer in state.gradient_buffers.items()
         }
+        moving = {
+            name: (self.moving[layer], 0 if before is None else self.moving[before] * repeats)
+            for name in buffers
+            for (layer, _), (before, repeats) in [self._places[name]]
+            if layer is not None and self.moving[layer] < self.sizes[layer]
+        }
         units = -(-sum(self.sizes) // WHOLE_VECTORS) * WHOLE_VECTORS
         e, coefficient, regularizer_gradient = (empty(like, units) for like in _of_units(whole))
         learning_rate, s_max, grad_clip, offset, position, scale, shift, *pixels = (
@@ -173,7 +208,7 @@ class Part:
         gradient_mask = {name: by_units(name, like) for name, like in context.gradient_mask.items()}
         return replace(
             whole,
-            state=State(parameters, e, buffers),
+            state=State(parameters, e, buffers, moving),
             hyper=hyper._replace(learning_rate=learning_rate, s_max=s_max, grad_clip=grad_clip),
             context=TaskContext(coefficient, offset, regularizer_gradient, gradient_mask),
             dropout_rng=whole.dropout_rng.copy(),
@@ -211,8 +246,39 @@ def _places(network: HATNetwork) -> dict[str, tuple[_Axis, _Axis]]:
     return {**places, "head.weight": (none, (len(network.gated_layers) - 1, 1)), "head.bias": (none, none)}
 
 
+class _Choice(NamedTuple):
+    """For each layer: which units a run holds, those that may move first, and how many these are."""
+
+    units: list[Tensor]
+    moving: tuple[int, ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(map(len, self.units))
+
+
+def _choose(part: Part, i: int, opened: Sequence[Tensor], sizes: Sequence[int]) -> _Choice:
+    """Choose `sizes` of the units of the i-th run: those that are `opened`, (size,) of each layer, and some others."""
+    network, frozen = part.network, part.whole.context.gradient_mask
+    large = sum(link.weights for link in network.gated_layers) > LARGE and len(part.whole) == 1
+    units, moving = [], []
+    for name, which, is_open, size in zip(network.trunk, part.units, opened, sizes, strict=True):
+        chosen = torch.argsort(~is_open, stable=True)[:size].sort().values
+        count, factor = size, frozen.get(f"trunk.{name}.bias")
+        if large and factor is not None:
+            moves = is_open[chosen] & (factor[part.rows[i]][which[i][chosen]] != 0)
+            count = min(size, MOVING_UNITS * math.ceil(int(moves.sum()) / MOVING_UNITS))
+            chosen = chosen if count == size else chosen[torch.argsort(~moves, stable=True)]
+        units.append(which[i][chosen])
+        moving.append(count)
+    return _Choice(units, tuple(moving))
+
+
 def leave_out_closed(
-    parts: Sequence[Part], s: Tensor, make: Callable[[Sequence[int], Sequence[Tensor]], Part], together: bool = False
+    parts: Sequence[Part],
+    s: Tensor,
+    make: Callable[[Sequence[int], Sequence[Tensor], Sequence[int]], Part],
+    together: bool = False,
 ) -> list[Part]:
     """Return the parts of a group in which runs leave out units that are closed at slopes `s`, if it is worth a copy.
 
@@ -221,10 +287,10 @@ def leave_out_closed(
     Args:
         parts: of all runs of the group.
         s: (R,), of all runs; it must not fall before the parts are copied back for good.
-        make: from rows and units to a part, as `Part` is made.
+        make: from rows, units and how many of them may move to a part, as `Part` is made.
         together: all runs hold as many units as the run with most, in quarters of a layer: for captured steps.
     """
-    of_run: dict[int, list[Tensor]] = {}
+    choices: dict[int, _Choice] = {}
     moved = set()
     for part in parts:
         opened = torch.split(part.layout.mask(s[part.index])[:, : sum(part.sizes)] != 0, list(part.sizes), 1)
@@ -232,31 +298,27 @@ def leave_out_closed(
         if together:
             counts = counts.amax(0).expand_as(counts)
         for i, (row, count) in enumerate(zip(part.rows, counts.tolist(), strict=True)):
-            of_run[row] = [which[i] for which in part.units]
             sizes = tuple(map(min, _rounded(part.network, count, together), part.sizes))
-            now, then = (multiplications(part.network, of) for of in (part.sizes, sizes))
-            if then <= (1 - WORTH_A_COPY) * now:
+            choice = _choose(part, i, [layer[i] for layer in opened], sizes)
+            if _cost(part.network, sizes, choice.moving) <= (1 - WORTH_A_COPY) * _cost(
+                part.network, part.sizes, part.moving
+            ):
                 moved.add(row)
-                of_run[row] = [
-                    # those that are open, and the first of the others
-                    which[torch.argsort(~layer[i], stable=True)[:size].sort().values]
-                    for which, layer, size in zip(of_run[row], opened, sizes, strict=True)
-                ]
+            else:
+                choice = _Choice([which[i] for which in part.units], part.moving)
+            choices[row] = choice
     if not moved:
         return list(parts)
-
-    def sizes_of(row: int) -> tuple[int, ...]:
-        return tuple(map(len, of_run[row]))
-
-    new = {sizes_of(row) for row in moved}
+    new = {choices[row].sizes for row in moved}
     kept = [part for part in parts if moved.isdisjoint(part.rows) and part.sizes not in new]
     left = [part for part in parts if part not in kept]
-    rows = sorted((row for part in left for row in part.rows), key=lambda row: (sizes_of(row), row))
     for part in left:
         part.copy_back()
-    for _, group in itertools.groupby(rows, key=sizes_of):
+    rows = sorted((row for part in left for row in part.rows), key=lambda row: (choices[row].sizes, row))
+    for _, group in itertools.groupby(rows, key=lambda row: choices[row].sizes):
         chosen = list(group)
-        kept.append(make(chosen, [torch.stack(layer) for layer in zip(*(of_run[row] for row in chosen), strict=True)]))
+        units = [torch.stack(layer) for layer in zip(*(choices[row].units for row in chosen), strict=True)]
+        kept.append(make(chosen, units, choices[chosen[0]].moving))
     return kept
 
 

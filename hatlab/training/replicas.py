@@ -270,11 +270,11 @@ class ReplicaState:
         means = {row: (sums[row] / len(split)).tolist() for row, split in splits.items()}
         return [tuple(means[self.trainers.index(trainer)]) for trainer in trainers]
 
-    def _part(self, rows: Sequence[int], units: Sequence[Tensor]) -> Part:
+    def _part(self, rows: Sequence[int], units: Sequence[Tensor], moving: Sequence[int]) -> Part:
         """Return these units of these runs as a part; one that was captured is filled anew."""
         sizes = tuple(which.shape[1] for which in units)
         if sizes not in self._captured:
-            return Part(self.whole, rows, units)
+            return Part(self.whole, rows, units, moving)
         part, _ = self._captured[sizes]
         part.copy_in(units)
         return part

@@ -41,11 +41,14 @@ class State(NamedTuple):
             may be more: what follows them is padding, and stays 0.
         gradient_buffers: name of a linear layer's weight -> tensor of its shape into which its gradient is written. A
             weight without one gets new memory at every step, which is slow on a CPU if the tensor is large.
+        moving: name of a weight of one run that has a buffer -> (rows, columns). Behind its first rows, only its first
+            columns move: the rest is frozen or closed, and its gradient is not computed.
     """
 
     parameters: dict[str, Tensor]
     e: Tensor
     gradient_buffers: Mapping[str, Tensor] = MappingProxyType({})
+    moving: Mapping[str, tuple[int, int]] = MappingProxyType({})
 
 
 class Batch(NamedTuple):
@@ -129,9 +132,16 @@ class _Linear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, gradient_buffers: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        buffer: Tensor | None,
+        moving: tuple[int, int] | None,
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.gradient_buffers = gradient_buffers
+        ctx.buffer, ctx.moving = buffer, moving
         return torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias[:, None], x, weight.mT)
 
     @staticmethod
@@ -140,12 +150,40 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         of_x = torch.bmm(gradient, weight) if ctx.needs_input_grad[0] else None
         of_bias = gradient.sum(1) if ctx.needs_input_grad[2] else None
-        return of_x, torch.bmm(gradient.mT, x, out=ctx.gradient_buffers), of_bias, None
+        if ctx.moving is None:
+            return of_x, torch.bmm(gradient.mT, x, out=ctx.buffer), of_bias, None, None
+        rows, columns = ctx.moving
+        upper, lower = _in_buffer(ctx.buffer, ctx.moving)
+        torch.bmm(gradient[..., :rows].mT, x, out=upper)
+        if columns:
+            torch.bmm(gradient[..., rows:].mT, x[..., :columns], out=lower)
+        return of_x, weight.new_zeros(()).expand_as(weight), of_bias, None, None  # the gradient is in the buffer
 
 
-def _linear(h: Tensor, weight: Tensor, bias: Tensor | None, gradient_buffers: Tensor | None = None) -> Tensor:
+def _moving(value: Tensor, moving: tuple[int, int]) -> list[Tensor]:
+    """Cut a weight (1, out, in), or the factors of its gradient, into the two parts that move, see `State.moving`."""
+    rows, columns = moving
+    return [value[:, :rows], value[:, rows:, :columns]]
+
+
+def _in_buffer(buffer: Tensor, moving: tuple[int, int]) -> list[Tensor]:
+    """Return where in its buffer the gradient of the two parts is, each in one piece of memory."""
+    (rows, columns), (_, out, inputs) = moving, buffer.shape
+    upper, lower = torch.split(
+        buffer.flatten()[: rows * inputs + (out - rows) * columns], [rows * inputs, (out - rows) * columns]
+    )
+    return [upper.view(1, rows, inputs), lower.view(1, out - rows, columns)]
+
+
+def _linear(
+    h: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    buffer: Tensor | None = None,
+    moving: tuple[int, int] | None = None,
+) -> Tensor:
     padding = weight.shape[2] - h.shape[2]
-    out: Tensor = _Linear.apply(F.pad(h, (0, padding)) if padding else h, weight, bias, gradient_buffers)
+    out: Tensor = _Linear.apply(F.pad(h, (0, padding)) if padding else h, weight, bias, buffer, moving)
     return out
 
 
@@ -156,21 +194,24 @@ def forward(
     mask: Tensor,
     dropout_masks: Sequence[Tensor | None],
     gradient_buffers: Mapping[str, Tensor] = MappingProxyType({}),
+    moving: Mapping[str, tuple[int, int]] = MappingProxyType({}),
 ) -> Tensor:
     """Return the logits of R runs, (R, n, classes).
 
     Args:
         network: gives the layers; its own parameters are not read.
-        parameters, x, dropout_masks, gradient_buffers: as in `State` and `Batch`.
+        parameters, x, dropout_masks, gradient_buffers, moving: as in `State` and `Batch`.
         mask: (R, units). Where `parameters` hold a part of each layer's units only, it has those.
     """
     sizes = [parameters[f"trunk.{name}.weight"].shape[1] for name in network.trunk]
     masks = dict(zip(network.trunk, torch.split(mask[:, : sum(sizes)], sizes, 1), strict=True))
     h = _times(x, dropout_masks[0])
     for (name, layer), factor in zip(network.trunk.items(), dropout_masks[1:], strict=True):
-        weight, bias = parameters[f"trunk.{name}.weight"], parameters.get(f"trunk.{name}.bias")
+        of_weight, of_bias = f"trunk.{name}.weight", f"trunk.{name}.bias"
+        weight, bias = parameters[of_weight], parameters.get(of_bias)
         if isinstance(layer, nn.Linear):
-            h = F.relu(_linear(h.flatten(2), weight, bias, gradient_buffers.get(f"trunk.{name}.weight")))
+            buffer = gradient_buffers.get(of_weight)
+            h = F.relu(_linear(h.flatten(2), weight, bias, buffer, moving.get(of_weight)))
             h = _times(h, factor) * masks[name][:, None]
         else:
             assert isinstance(layer, nn.Conv2d)
@@ -195,7 +236,7 @@ def step(network: HATNetwork, state: State, hyper: Hyper, context: TaskContext, 
         # the gates may be more precise than what they gate
         mask = gate(state.e, batch.s) if network.gated else torch.ones_like(state.e)
         seen = mask.to(batch.x.dtype).requires_grad_()
-        logits = forward(network, parameters, batch.x, seen, batch.dropout_masks, state.gradient_buffers)
+        logits = forward(network, parameters, batch.x, seen, batch.dropout_masks, state.gradient_buffers, state.moving)
         of_each = F.cross_entropy(logits.flatten(0, 1), batch.y.flatten(), reduction="none")
         cross_entropy = (of_each.reshape(batch.y.shape) * batch.weight).sum(1)
         # no run's loss depends on another's parameters: the gradient of the sum holds the gradient of each
@@ -209,18 +250,27 @@ def step(network: HATNetwork, state: State, hyper: Hyper, context: TaskContext, 
                 of_mask, mask, state.e, batch.s, hyper.s_max[:, None], hyper.compensation, hyper.cosh_clamp
             )
             norms.append(torch.linalg.vector_norm(of_e, dim=1).to(cross_entropy.dtype))
+        moves: list[tuple[Tensor, Tensor]] = []
         for name, gradient in zip(parameters, gradients, strict=True):
-            if name in context.gradient_mask:
-                gradient.mul_(context.gradient_mask[name])
+            value, factor, moving = state.parameters[name], context.gradient_mask.get(name), state.moving.get(name)
             if name in context.anchor:
-                gradient.addcmul_(context.stiffness[name], state.parameters[name] - context.anchor[name])
-            norms.append(torch.linalg.vector_norm(gradient.flatten(1), dim=1))  # while it is in the cache
+                gradient.addcmul_(context.stiffness[name], value - context.anchor[name])
+            if moving is None:
+                parts = [(value, gradient, factor)]
+            else:
+                factors = [None, None] if factor is None else _moving(factor, moving)
+                of_buffer = _in_buffer(state.gradient_buffers[name], moving)
+                parts = list(zip(_moving(value, moving), of_buffer, factors, strict=True))
+            for p, of_p, factor in parts:
+                if factor is not None:
+                    of_p.mul_(factor)
+                norms.append(torch.linalg.vector_norm(of_p.flatten(1), dim=1))  # while it is in the cache
+                moves.append((p, of_p))
         norm = torch.linalg.vector_norm(torch.stack(norms, 1), dim=1)
         # a gradient of 0 moves nothing, but an idle run has the regularizer's
         trains = batch.weight[:, 0] > 0
         rate = hyper.learning_rate * trains * torch.clamp(hyper.grad_clip / (norm + 1e-6), max=1)
-        for name, gradient in zip(parameters, gradients, strict=True):
-            p = state.parameters[name]
+        for p, gradient in moves:
             p.addcmul_(gradient, rate.reshape(-1, *[1] * (p.dim() - 1)), value=-1)
         if network.gated:
             # rounded once, as SGD does: near the edge of a mask one ulp decides over a whole quantum of its gradient

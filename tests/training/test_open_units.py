@@ -71,14 +71,15 @@ def of_network(tmp_path, monkeypatch, network, **changes):
 def compared_step_by_step(run, epochs):
     """Train so many epochs, and take each step also on all units, from where the run stands.
 
-    Returns the largest difference of losses, weights and embedding after each step that left units out, and the sizes
-    of the layers in each step.
+    Returns the largest difference of losses, weights and embedding after each step that left units out, and in each
+    step the sizes of the layers and how many of their units could move.
     """
-    group, sizes, apart, step = ReplicaGroup([run]), [], [], replicas.step
+    group, sizes, apart, moving, step = ReplicaGroup([run]), [], [], [], replicas.step
 
     def both(network, state, hyper, context, batch):
         (part,), whole = group._state._parts, group._state.whole
         sizes.append(part.sizes)
+        moving.append(part.moving)
         if part.layout is whole:
             return step(network, state, hyper, context, batch)
         part.copy_back()
@@ -100,7 +101,7 @@ def compared_step_by_step(run, epochs):
     with pytest.MonkeyPatch.context() as patch, torch_settings(run.network, 1, 1, CPU):
         patch.setattr(replicas, "step", both)
         group.train(lambda trainer: None, QUIET, epochs)  # and what is frozen stays frozen bit by bit, or this raises
-    return apart, sizes
+    return apart, sizes, moving
 
 
 @pytest.mark.parametrize("mode", ["original", "cross", "reuse"])
@@ -108,16 +109,19 @@ def compared_step_by_step(run, epochs):
 @pytest.mark.parametrize("network", ["mlp", "cnn"])
 def test_each_step_is_that_of_all_units(tmp_path, monkeypatch, network, schedule, mode):
     """In 200 steps of two tasks, dropout on."""
+    monkeypatch.setattr(open_units, "LARGE", 0)  # gradients of frozen weights, too
+    monkeypatch.setattr(open_units, "MOVING_UNITS", 4)
     epochs = 7 if network == "mlp" else 10
     config = of_network(tmp_path, monkeypatch, network, schedule=schedule, mode=mode, max_epochs=epochs)
     (run,) = trainers_of([config])
-    apart, sizes = compared_step_by_step(run, 2 * epochs)
+    apart, sizes, moving = compared_step_by_step(run, 2 * epochs)
     assert run.finished and run.steps >= 200
     assert len(apart) > run.steps / 4
     # in one of a hundred steps a ReLU or a pooling may be decided by the last bit
     assert np.quantile(apart, 0.99) <= 1e-5 and max(apart) <= 1e-3
     work = [multiplications(run.network, held) for held in sizes]
     assert min(work) < 0.6 * max(work)
+    assert any(a < b for step in zip(moving, sizes, strict=True) for a, b in zip(*step, strict=True))
 
 
 @pytest.mark.parametrize("schedule", ["authors", "paper"])
@@ -151,7 +155,7 @@ def test_fifty_steps_agree(tmp_path, monkeypatch, network, schedule):
 @settings(max_examples=25, deadline=None)
 def test_whatever_the_widths_c_and_s_max(widths, c, s_max, seed):
     (run,) = trainers_of([BASE.replace(widths=widths, c=c, s_max=s_max, seed=seed, batch_size=8)])
-    apart, _ = compared_step_by_step(run, 1)
+    apart, *_ = compared_step_by_step(run, 1)
     assert np.quantile([0, *apart], 0.95) <= 1e-5
 
 
@@ -183,7 +187,8 @@ def test_on_one_thread_not_a_bit_depends_on_who_trains_beside():
         assert distance(one, other) == 0 and one.rows == other.rows
 
 
-def test_a_run_goes_on_from_a_checkpoint_to_the_same_bits():
+def test_a_run_goes_on_from_a_checkpoint_to_the_same_bits(monkeypatch):
+    monkeypatch.setattr(open_units, "LARGE", 0)
     config = BASE.replace(max_epochs=4)
     (whole,), (first,), (second,) = (trainers_of([config]) for _ in range(3))
     with torch_settings(whole.network, 1, 1, CPU):
@@ -321,5 +326,7 @@ def test_a_part_without_change_is_kept():
     parts = [Part(state.whole, [0])]
     same = leave_out_closed(parts, torch.ones(1, dtype=torch.float64), Part)
     assert same == parts
-    fewer = leave_out_closed(parts, torch.full((1,), 400.0, dtype=torch.float64), lambda *a: Part(state.whole, *a))
+    fewer = leave_out_closed(
+        parts, torch.full((1,), 400.0, dtype=torch.float64), lambda *chosen: Part(state.whole, *chosen)
+    )
     assert multiplications(run.network, fewer[0].sizes) < multiplications(run.network, parts[0].sizes)
