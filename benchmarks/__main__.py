@@ -49,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
             print("Stopped: what was measured is kept.", file=sys.stderr)
     rows = report.merge(ROWS, old, new)
     report.plot(path.with_suffix(".png"), machine, rows)
+    report.plot_closed(path.with_name(f"{path.stem}-closed.png"), machine, rows)
     print(f"written to {path}")
     return 130 if len(new) < len(options.only or ROWS) else 0
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.table import Measured, Row
 
-__all__ = ["HEADER", "line", "merge", "plot", "read", "record", "unmeasured", "write"]
+__all__ = ["HEADER", "line", "merge", "plot", "plot_closed", "read", "record", "unmeasured", "write"]
 
 NOISE = 0.1  # cores: with more taken from them, torch's threads wait for each other many times as long as they work
 HEADER = f"{'row':<22} {'ratio':>7}  {'95% interval':<16} {'runs':>4}  {'target':<19} {'met':<4}  what"
@@ -91,6 +91,34 @@ def plot(path: Path, machine: Mapping[str, Any], rows: Iterable[Record]) -> None
         axes.margins(y=0.1)
         axes.set_ylim(bottom=0)
         axes.set_title(f"{row['name']}: highest rise {row['ratio']:.2f}", fontsize="medium")
+    figure.suptitle(f"{machine['cpu']}, {machine['cores']} cores", fontsize="small")
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def plot_closed(path: Path, machine: Mapping[str, Any], rows: Iterable[Record]) -> None:
+    """Draw, by epoch, the share of multiplications that was taken and the ratio of times, for rows that have both."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = [row for row in rows if row.get("share_by_epoch") and row["sides"][1]["side"] == "computed"]
+    if not shown:
+        return
+    across = min(3, len(shown))
+    down = -(-len(shown) // across)
+    figure = Figure(figsize=(3.6 * across, 2.8 * down), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(down, across, squeeze=False, sharey=True).flat
+    for row, axes in zip(shown, grid, strict=False):
+        epochs = range(1, len(row["share_by_epoch"]) + 1)
+        axes.plot(epochs, row["share_by_epoch"], label="multiplications taken, of all")
+        axes.plot(epochs, row["ratio_by_epoch"], label="time, of that with closed units computed")
+        for task in range(1, row["tasks"]):
+            axes.axvline(task * row["epochs_a_task"] + 0.5, color="0.8", linewidth=0.8, zorder=0)
+        axes.set(ylim=(0, 1.1), xlabel="epoch (lines: a new task)")
+        axes.set_title(f"{row['name']}: {row['ratio']:.2f}", fontsize="medium")
+    for axes in list(grid):
+        axes.set_visible(False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
     figure.suptitle(f"{machine['cpu']}, {machine['cores']} cores", fontsize="small")
     figure.savefig(path, dpi=150, metadata={"Software": None})
 
