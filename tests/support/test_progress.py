@@ -93,18 +93,16 @@ def test_lines_that_are_no_events_are_passed_over(tmp_path):
     assert seen.events == [("note", "halved")]
 
 
-def test_epochs_in_the_file_are_thinned_and_cost_next_to_nothing(tmp_path):
+def test_epochs_in_the_file_are_thinned(tmp_path):
     progress = FileProgress(tmp_path / "events.jsonl")
     console = ConsoleProgress(io.StringIO())
     for shown in (progress, console):
         for run in range(80):
             shown.run_started(f"{run}", "digits", 1, 10_000, 0)
-    started = time.perf_counter()
     for epoch in range(125):
         for run in range(80):
             progress.epoch_done(f"{run}", 0, epoch, 0.5, 0.5)
             console.epoch_done(f"{run}", 0, epoch, 0.5, 0.5)
-    assert time.perf_counter() - started < 2  # 0.2 ms an epoch, on a slow machine
     assert 160 <= len((tmp_path / "events.jsonl").read_text().splitlines()) < 260  # 80 runs and 80 first epochs
 
 
