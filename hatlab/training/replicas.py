@@ -17,7 +17,8 @@ from hatlab.method.regularizer import affine
 from hatlab.training.dropout_rng import DropoutRNG
 from hatlab.training.graph import StepGraph
 from hatlab.training.layout import WHOLE_VECTORS, Layout
-from hatlab.training.open_units import LOOK_EVERY, Part, leave_out_closed, skips_closed_units
+from hatlab.training.open_units import LOOK_EVERY, leave_out_closed, skips_closed_units
+from hatlab.training.parts import Part
 from hatlab.training.step import Hyper, State, TaskContext, aligned, step
 from hatlab.training.trainer import Trainer
 

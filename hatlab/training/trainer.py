@@ -26,6 +26,8 @@ from hatlab.method.regularizer import mask_sparsity
 from hatlab.support.progress import Progress
 from hatlab.training.baselines import ewc
 from hatlab.training.dropout_rng import stream
+from hatlab.training.open_units import open_parameters
+from hatlab.training.step import forward
 
 __all__ = ["Factory", "Trainer", "TrainingDiverged", "build_network", "evaluate"]
 
@@ -42,13 +44,15 @@ class TrainingDiverged(RuntimeError):
 
 @torch.no_grad()
 def evaluate(network: HATNetwork, task: int, data: Split, s: float, batch_size: int = 1024) -> tuple[float, float]:
-    """Return (mean cross-entropy, accuracy in [0, 1]) of `task` with its mask at slope `s`, not thresholded."""
-    mask = network.mask(task, s)
+    """Return (mean cross-entropy, accuracy in [0, 1]) of `task` with its mask at slope `s`, not thresholded.
+
+    Units whose mask is 0 are left out.
+    """
+    parameters, mask = open_parameters(network, task, network.mask(task, s))
     loss, correct = torch.zeros((), dtype=torch.float64, device=mask.device), torch.zeros((), device=mask.device)
-    network.eval()
     for rows in torch.split(torch.arange(len(data), device=mask.device), batch_size):
         x, y = data.batch(rows)
-        logits = network(x, task, mask)
+        (logits,) = forward(network, parameters, x[None], mask, [None] * len(network.dropout))
         loss += F.cross_entropy(logits, y, reduction="sum")
         correct += (logits.argmax(1) == y).sum()
     return float(loss) / len(data), float(correct) / len(data)

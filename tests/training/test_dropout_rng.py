@@ -279,3 +279,31 @@ def test_the_dropouts_of_one_step_are_uncorrelated():
     position = torch.tensor([stream(0, 2)])
     first, second = (factors[0].double() for factors in DropoutRNG([(N,), (N,)], [0.5, 0.5], CPU).draw(position))
     assert abs(correlation(first, second)) < 5 / math.sqrt(N)
+
+
+@given(
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 7)),
+    maps=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_some_units_are_given_what_they_have_among_all(shape, maps, seed):
+    """Maps and single values, of sizes that do and do not fill whole words, other units for each run."""
+    shape = shape if maps else shape[:2]
+    shapes, probabilities = [(shape[0], 6), shape, (shape[0], 3)], [0.2, 0.5, 0.0]
+    random = torch.Generator().manual_seed(seed)
+    units = [torch.stack([torch.randperm(shape[1], generator=random) for _ in range(2)])[:, : (shape[1] + 1) // 2]]
+    whole = DropoutRNG(shapes, probabilities, CPU)
+    some = whole.copy()
+    some.select([None, *units, None])
+    position = torch.tensor([whole.position(stream(seed, 2), steps) for steps in (3, 8)])
+    expected, found = whole.draw(position), some.draw(position)
+    assert whole.stride == some.stride and found[2] is None
+    assert torch.equal(found[0], expected[0])
+    for run in range(2):
+        assert torch.equal(found[1][run], expected[1][run][:, units[0][run]])
+    again = [units[0].flip(0)]
+    before = some._offsets.data_ptr()
+    some.select([None, *again, None])  # as many: where the others stood, for a captured step reads there
+    assert some._offsets.data_ptr() == before
+    assert torch.equal(some.draw(position)[1][0], expected[1][0][:, again[0][0]])
+    assert torch.equal(whole.draw(position)[1], expected[1])

@@ -13,7 +13,8 @@ from hatlab.method.networks import HATMLP
 from hatlab.training import open_units, replicas
 from hatlab.training import trainer as training
 from hatlab.training.engine import ReplicaGroup
-from hatlab.training.open_units import Part, leave_out_closed, multiplications, skips_closed_units
+from hatlab.training.open_units import leave_out_closed, multiplications, open_parameters, skips_closed_units
+from hatlab.training.parts import Part
 from hatlab.training.torch_settings import torch_settings
 from hatlab.training.trainer import evaluate
 from tests.training.test_engine import CPU, QUIET, Replayed, distance, images_of_size, small_cnn, train, trainers_of
@@ -264,40 +265,22 @@ def test_small_steps_are_left_whole(monkeypatch):
     assert not skips_closed_units(HATMLP((1, 8, 8), [2], (100, 100)), config.replace(widths=(100, 100)))
 
 
-def a_part(whole, rows):
-    """Some units of each layer of these runs."""
-    random = torch.Generator().manual_seed(0)
-    units = [
-        torch.stack([torch.randperm(n, generator=random)[: n // 2].sort().values for _ in rows])
-        for n in whole.network.units.values()
-    ]
-    return Part(whole, rows, units)
-
-
 @pytest.mark.parametrize("network", ["mlp", "cnn"])
-def test_what_is_copied_in_and_back_is_as_it_was(tmp_path, monkeypatch, network):
-    """Runs with something to protect: weights, masks of gradients, embeddings, dropout's position."""
-    monkeypatch.setattr(training, "HATCNN", small_cnn)
-    base = BASE if network == "mlp" else BASE.replace(dataset=f"npz:{images_of_size(tmp_path, 28, 4)}", network="cnn")
-    trainers = trainers_of(base.replace(max_epochs=1).grid(seed=range(3)))
-    group = ReplicaGroup(trainers)
-    group.train(lambda trainer: None, QUIET, epochs=1)  # through the first task
-    group.train_epoch()
-    whole = group._state.whole
-
-    def values():
-        return [tensor.clone() for tensor in (*whole.state.parameters.values(), whole.state.e, whole.position)]
-
-    before, part = values(), a_part(whole, [0, 2])
-    part.copy_back()
-    assert all(torch.equal(a, b) for a, b in zip(before, values(), strict=True))
-    for tensor in (*part.layout.state.parameters.values(), part.layout.state.e, part.layout.position):
-        tensor.add_(1)
-    part.copy_back()
-    after = values()
-    assert all(torch.equal(a[1], b[1]) for a, b in zip(before, after, strict=True))  # another's run
-    for a, b, held in zip(before, after, part.layout.state.parameters.values(), strict=False):
-        assert int((a != b).sum()) == held.numel()
+def test_evaluation_leaves_out_what_the_mask_closes(tmp_path, monkeypatch, network):
+    (run,) = trainers_of([of_network(tmp_path, monkeypatch, network)])
+    with torch.no_grad():
+        run.network.gates[0, : 3 * run.network.gates.shape[1] // 4 : 2] = -2.0
+    _, mask = open_parameters(run.network, 0, run.network.mask(0, 400.0))
+    assert mask.shape[1] == int((run.network.mask(0, 400.0) != 0).sum()) < run.network.gates.shape[1]
+    found = evaluate(run.network, 0, run.data[0].test, 400.0)
+    monkeypatch.setattr(open_units, "SKIP", False)
+    assert found == pytest.approx(evaluate(run.network, 0, run.data[0].test, 400.0), rel=1e-5)
+    with torch.no_grad():
+        run.network.gates[0] = -2.0  # no unit is left: the head's bias speaks
+    monkeypatch.setattr(open_units, "SKIP", True)
+    closed = evaluate(run.network, 0, run.data[0].test, 400.0)
+    monkeypatch.setattr(open_units, "SKIP", False)
+    assert closed == pytest.approx(evaluate(run.network, 0, run.data[0].test, 400.0), rel=1e-5)
 
 
 def test_a_callback_sees_the_network_as_it_is_after_each_step():
