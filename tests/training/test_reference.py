@@ -15,6 +15,11 @@ from hatlab.method.capacity import weights_used
 from hatlab.method.gate import gate, s_schedule
 from hatlab.method.networks import HATCNN, HATMLP
 from hatlab.method.regularizer import affine
+from hatlab.training import open_units
+from hatlab.training.dropout_rng import DropoutRNG
+from hatlab.training.layout import Layout
+from hatlab.training.open_units import leave_out_closed, multiplications
+from hatlab.training.parts import Part
 from hatlab.training.step import Batch, Hyper, State, TaskContext, step
 
 TOLERANCE = 1e-4
@@ -40,6 +45,7 @@ class Replay:
     def __init__(self, path):
         with np.load(path, allow_pickle=False) as file:
             self.file = dict(file)
+        self.work = []  # multiplications at each look, where closed units are left out
         self.meta = json.loads(self.file["meta"].tobytes())
         common = (self.meta["input"], self.meta["classes"])
         if self.meta["kind"] == "mlp":
@@ -86,8 +92,8 @@ class Replay:
         return x, y, [np.random.RandomState(self.order_seed + 10 * t + e).permutation(n) for e in epochs]
 
 
-def replay_task(run, t, cumulative):
-    """Train task t as recorded; returns (steps, 2): CE + c R, and R."""
+def replay_task(run, t, cumulative, skip):
+    """Train task t as recorded, with or without closed units; returns (steps, 2): CE + c R, and R."""
     meta, network = run.meta, run.network
     x, y, order = run.data(t)
     x = torch.from_numpy(np.asarray(x, np.float32)).reshape(-1, *meta["input"])
@@ -97,7 +103,8 @@ def replay_task(run, t, cumulative):
     factors = network.gradient_mask(cumulative) if t > 0 else {}
     coefficient, offset = affine(cumulative, "original", min_units=0)
     regularizer_gradient, _ = affine(cumulative, "original", meta["compressibility"], min_units=0)
-    context = TaskContext(coefficient[None], offset[None], regularizer_gradient[None], factors)
+    masks = {name: factor[None] for name, factor in factors.items()}
+    context = TaskContext(coefficient[None], offset[None], regularizer_gradient[None], masks)
     mine = {n: p for n, p in network.named_parameters() if n.startswith(("trunk.", f"heads.{t}."))}
     values = {n: p.detach().clone() for n, p in mine.items()}
     state = State(
@@ -106,16 +113,27 @@ def replay_task(run, t, cumulative):
     frozen = protection.frozen_values(values, factors)
     losses = []
     dropout_masks = [None] * len(network.dropout)
+    no_dropout = DropoutRNG([(1, *shape) for shape in network.dropout_shapes], [0.0] * len(dropout_masks), x.device)
+    position, none = torch.zeros(1, dtype=torch.int64), torch.zeros(1, 1)
+    whole = Layout(network, 1, x, state, hyper, context, no_dropout, position, none, none, None)
     for epoch in order:
-        for rows, s in zip(
-            torch.from_numpy(np.asarray(epoch)).long().split(meta["batch_size"]),
-            s_schedule("authors", meta["s_max"], len(epoch), meta["batch_size"]),
-            strict=True,
+        parts = [Part(whole, [0])]
+        for k, (rows, s) in enumerate(
+            zip(
+                torch.from_numpy(np.asarray(epoch)).long().split(meta["batch_size"]),
+                s_schedule("authors", meta["s_max"], len(epoch), meta["batch_size"]),
+                strict=True,
+            )
         ):
             weight = torch.full((1, len(rows)), 1 / len(rows))
             batch = Batch(x[rows][None], y[rows][None], weight, dropout_masks, torch.tensor([[s]]))
-            ce, r = step(network, state, hyper, context, batch)[0].tolist()
+            if skip and k % 2 == 0:
+                parts = leave_out_closed(parts, torch.tensor([s]), lambda *chosen: Part(whole, *chosen))
+                run.work.append(multiplications(network, parts[0].sizes))
+            layout = parts[0].layout
+            ce, r = step(network, layout.state, layout.hyper, layout.context, batch)[0].tolist()
             losses.append([ce + meta["compressibility"] * r, r])
+        parts[0].copy_back()
     protection.verify_frozen(values, factors, frozen)  # the step changes its values in place
     for name, p in mine.items():
         p.copy_(values[name])
@@ -133,13 +151,16 @@ def compare_summary(value, theirs, name):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE, err_msg=name)
 
 
+@pytest.mark.parametrize("skip", [False, True], ids=["all units", "closed units left out"])
 @torch.no_grad()
-def test_the_authors_run_is_repeated(reference):
+def test_the_authors_run_is_repeated(reference, skip, monkeypatch):
     run = Replay(reference)
+    if run.meta["kind"] == "mlp":  # its layers are small
+        monkeypatch.setattr(open_units, "LINEAR_UNITS", 4)
     run.initialise()
     cumulative = torch.zeros_like(run.network.gates[0])
     for t in range(len(run.meta["classes"])):
-        losses = replay_task(run, t, cumulative)
+        losses = replay_task(run, t, cumulative, skip)
         recorded = np.array(run.meta["losses"][t])
         np.testing.assert_allclose(losses, recorded, rtol=0, atol=TOLERANCE, err_msg=f"losses of task {t}")
 
@@ -153,13 +174,21 @@ def test_the_authors_run_is_repeated(reference):
         mask = gate(run.network.gates[t], run.meta["s_max"])
         cumulative = protection.update_cumulative_mask(cumulative, mask)
         for kind, vector in (("mask", mask), ("cumulative", cumulative)):
-            for i, part in enumerate(run.network.split(vector).values()):
-                np.testing.assert_allclose(part, run.file[f"task{t}/{kind}{i}"].ravel(), rtol=0, atol=TOLERANCE)
+            theirs = np.concatenate([run.file[f"task{t}/{kind}{i}"].ravel() for i in range(len(run.layers))])
+            apart = np.abs(vector.numpy() - theirs)
+            if skip and run.meta["kind"] == "cnn":
+                # convolutions of fewer filters round otherwise; where a mask is about to round to 1, that decides over
+                # a whole quantum of its gradient (hat.md, 7): for one unit in a hundred at most, by the second task
+                assert (apart > TOLERANCE).mean() <= 0.01 and apart.max() <= 0.02, f"{kind} of task {t}"
+            else:
+                assert apart.max() <= TOLERANCE, f"{kind} of task {t}"
         chain = run.network.gated_layers
         used = weights_used(chain, {n: m.numpy() for n, m in run.network.split(cumulative).items()})
         assert used / sum(layer.weights for layer in chain) == pytest.approx(
             run.meta["cumulative_weight_usage"][t], abs=TOLERANCE
         )
+    if skip and run.meta["s_max"] > 100:
+        assert min(run.work) < max(run.work)
 
 
 def test_the_seeds_are_those_that_the_recipe_names():
