@@ -16,6 +16,7 @@ from hatlab.data.datasets import Dataset
 from hatlab.data.loading import Images
 from hatlab.data.tasks import make_sequence
 from hatlab.support.progress import Progress
+from hatlab.training import open_units, replicas
 from hatlab.training.engine import ReplicaGroup
 from hatlab.training.torch_settings import torch_settings
 from hatlab.training.trainer import Trainer
@@ -63,7 +64,10 @@ def main(every: int = 1, first: int = 0) -> int:
     images = {}
     different = []
     tried = cases()[first::every]
-    for base, classes, side in tried:
+    enough = open_units.ENOUGH
+    open_units.LINEAR_UNITS, replicas.LOOK_EVERY = 8, 1
+    for i, (base, classes, side) in enumerate(tried):
+        open_units.ENOUGH = (0, enough)[i % 2]  # every other leaves closed units out, as large networks do
         if (classes, side) not in images:
             data = made(classes, side)
             images[classes, side] = data, Images.of([data], CPU)

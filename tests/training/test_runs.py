@@ -425,7 +425,7 @@ def test_a_run_killed_at_ten_random_moments_ends_with_the_same_bytes(tmp_path, c
     context = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload(["hatlab.training.runs", "sklearn.datasets", "sklearn.utils", "torch._dynamo"])
-    config = RunConfig(widths=(60, 60), batch_size=16, max_epochs=8)
+    config = RunConfig(widths=(400, 400), batch_size=16, max_epochs=8)  # closed units are left out
 
     def start(results):
         under_way = context.Event()
