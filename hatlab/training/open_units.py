@@ -27,6 +27,7 @@ from hatlab.training.parts import Part, places, repeated
 __all__ = ["LOOK_EVERY", "leave_out_closed", "multiplications", "open_parameters", "skips_closed_units"]
 
 SKIP = True  # False computes closed units like any other, for comparisons
+ON_CUDA = False  # not measured yet, and each size that is captured takes memory of its own
 
 LOOK_EVERY = 8  # steps
 # A copy is made when it saves this share of the multiplications that a step takes.
@@ -47,7 +48,8 @@ def skips_closed_units(network: HATNetwork, config: RunConfig) -> bool:
 
 
 def _pays(network: HATNetwork) -> bool:
-    return SKIP and network.gated and multiplications(network, list(network.units.values())) >= ENOUGH
+    here = ON_CUDA or network.gates.device.type != "cuda"
+    return SKIP and here and network.gated and multiplications(network, list(network.units.values())) >= ENOUGH
 
 
 def multiplications(network: HATNetwork, sizes: Sequence[int]) -> int:

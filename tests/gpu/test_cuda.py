@@ -12,7 +12,7 @@ from hatlab.data.tasks import make_sequence
 from hatlab.method.loop import train_task
 from hatlab.method.networks import HATNetwork
 from hatlab.support.progress import Progress
-from hatlab.training import replicas
+from hatlab.training import open_units, replicas
 from hatlab.training.dropout_rng import DropoutRNG, stream
 from hatlab.training.engine import ReplicaGroup
 from hatlab.training.runs import run, sweep
@@ -224,6 +224,30 @@ def test_a_step_is_captured_anew_when_half_of_the_runs_have_left(monkeypatch):
         train([control])
         assert trainer.finished
         assert distance(alone, trainer) <= max(1e-5, SUMS * distance(alone, control))
+
+
+def test_captured_steps_on_the_open_units_are_those_on_all(monkeypatch):
+    """Captured once for each size; as near to steps on all units as runs whose weights are one number off."""
+    monkeypatch.setattr(open_units, "ENOUGH", 0)
+    monkeypatch.setattr(replicas, "LOOK_EVERY", 2)
+    configs = SMALL.replace(batch_size=64, max_epochs=2, c=2.5).grid(seed=range(3))
+    all_units = train(trainers_of(configs))
+    control = trainers_of(configs)
+    for trainer in control:
+        follow(trainer, trainers_of([trainer.config])[0], seed=1)
+    train(control)
+    graphs, record = [], replicas.StepGraph
+
+    def watch(take, inputs, device):
+        graphs.append(len(inputs["s"]))
+        return record(take, inputs, device)
+
+    monkeypatch.setattr(replicas, "StepGraph", watch)
+    monkeypatch.setattr(open_units, "ON_CUDA", True)
+    left_out = train(trainers_of(configs))
+    assert 1 < len(graphs) < 30
+    for one, other, moved in zip(left_out, all_units, control, strict=True):
+        assert distance(one, other) <= max(1e-5, SUMS * distance(other, moved))
 
 
 def test_a_run_that_is_repeated_has_the_same_bits(config):
