@@ -29,7 +29,7 @@ from hatlab.training.runs import trainers
 from hatlab.training.torch_settings import torch_settings
 
 CIFAR10 = "npz:cifar10-exact/cifar10-exact.npz"
-GROUP_EPOCHS, CNN_EPOCHS = 8, 4  # of a task: with 20 and 10 these rows take 20 minutes and more than an hour
+GROUP_EPOCHS, CNN_EPOCHS = 4, 4  # of a task: with 20 and 10 these rows take 20 minutes and more than an hour
 
 
 class Side:
@@ -167,7 +167,7 @@ def closed_2000_c_0(setting: Setting) -> Measured:
 
 @row(
     "closed_400",
-    "five-task MNIST, 400-400, 8 epochs each, c = .75, 16 seeds side by side: left out / computed",
+    "five-task MNIST, 400-400, 4 epochs each, c = .75, 16 seeds side by side: left out / computed",
     "<= 0.7",
 )
 def closed_400(setting: Setting) -> Measured:
