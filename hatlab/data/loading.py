@@ -85,7 +85,7 @@ class Split:
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return normalised images (len(rows), C, H, W) float32 and labels, for positions `rows` in the split."""
-        x = self.images[self.index[rows]].to(torch.float32).mul_(self.scale).sub_(self.shift)
+        x = self.images[self.index[rows]].to(self.scale.dtype).mul_(self.scale).sub_(self.shift)
         if self.pixels is not None:
             x = x.flatten(1)[:, self.pixels].reshape(x.shape)
         return x, self.labels[rows]

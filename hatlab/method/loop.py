@@ -44,7 +44,7 @@ def train_task(
 
     Args:
         network: trained in place.
-        images, labels: normalised, (n, C, H, W) float32, and (n,) int64 in 0 .. classes of the task - 1.
+        images, labels: normalised, (n, C, H, W), and (n,) int64 in 0 .. classes of the task - 1.
         cumulative: (all units,) float32, the cumulative mask of the tasks before; zeros before the first.
         config: its fields under "Hard attention" and "Training" are read.
         valid: images and labels held out; None: the training images, as the authors do for MNIST.
@@ -106,12 +106,12 @@ def _check(network: HATNetwork, task: int, images: Tensor, labels: Tensor) -> No
     """Refuse what would end in an error of torch, or in none."""
     if not 0 <= task < len(network.heads):
         raise ValueError(f"task = {task}: the network has tasks 0 to {len(network.heads) - 1}")
-    if images.shape[1:] != network.input_shape or images.dtype != torch.float32 or not len(images):
-        needed = f"(n, {', '.join(map(str, network.input_shape))}) and torch.float32"
+    bias = network.get_parameter(f"heads.{task}.bias")
+    if images.shape[1:] != network.input_shape or images.dtype != bias.dtype or not len(images):
+        needed = f"(n, {', '.join(map(str, network.input_shape))}) and {bias.dtype}"
         raise ValueError(f"images have shape {tuple(images.shape)} and type {images.dtype}: {needed} are needed")
-    classes = len(network.get_parameter(f"heads.{task}.bias"))
-    if labels.shape != images.shape[:1] or not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+    if labels.shape != images.shape[:1] or not 0 <= int(labels.min()) <= int(labels.max()) < len(bias):
         raise ValueError(
             f"labels have shape {tuple(labels.shape)} and lie in {labels.min()} .. {labels.max()}: ({len(images)},) "
-            f"and 0 .. {classes - 1} are needed for task {task}"
+            f"and 0 .. {len(bias) - 1} are needed for task {task}"
         )

@@ -86,10 +86,9 @@ class HATNetwork(nn.Module):
         return dict(zip(self.units, torch.split(vector, list(self.units.values()), -1), strict=True))
 
     def mask(self, task: int, s: float | Tensor) -> Tensor:
-        """Return the mask of `task` at slope `s` over the units of all layers, (all units,), in float32."""
-        if not self.gated:
-            return torch.ones_like(self.gates[task], dtype=torch.float32)
-        return gate(self.gates[task], s).to(torch.float32)
+        """Return the mask of `task` at slope `s`, (all units,), over the units of all layers; of the type of the weights."""
+        mask = gate(self.gates[task], s) if self.gated else torch.ones_like(self.gates[task])
+        return mask.to(self.get_parameter("heads.0.weight").dtype)
 
     def gradient_mask(self, cumulative: Tensor) -> dict[str, Tensor]:
         """Return trunk parameter's name -> factor of its gradient (`protection.gradient_mask`), for (all units,)."""

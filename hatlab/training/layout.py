@@ -63,7 +63,7 @@ class Layout:
     def normalised(self, rows: Tensor) -> Tensor:
         """Return the images of the first runs at `rows`, (runs, n), as their networks see them."""
         active, n = rows.shape
-        x = self.images[rows].to(torch.float32).mul_(self.scale[:active]).sub_(self.shift[:active])
+        x = self.images[rows].to(self.scale.dtype).mul_(self.scale[:active]).sub_(self.shift[:active])
         if self.pixels is None:
             return x
         return x.flatten(2).gather(2, self.pixels[:active].expand(-1, n, -1)).reshape(x.shape)

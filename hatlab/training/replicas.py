@@ -52,7 +52,8 @@ class ReplicaState:
         self.trainers, self.captured = _in_order(trainers), captured
         first = trainers[0]
         self.network: HATNetwork = first.network
-        self.device, self.size = first.device, first.config.batch_size
+        self.device, self.dtype = first.device, self.network.get_parameter("heads.0.weight").dtype
+        self.size = first.config.batch_size
         self.units, inputs = self.network.gates.shape[1], list(self.network.units.values())[-1]
         # a CPU's sigmoid rounds otherwise at the end of a tensor that fills no whole vector: a run's bits would depend
         # on its place in the group
@@ -105,8 +106,8 @@ class ReplicaState:
             return 2 * len(trainers) > len(self.trainers)
         return self.trainers == _in_order(trainers)
 
-    def _empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.zeros(len(self.trainers), *shape, dtype=dtype, device=self.device)
+    def _empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        return torch.zeros(len(self.trainers), *shape, dtype=dtype or self.dtype, device=self.device)
 
     def _trunk(self) -> dict[str, Tensor]:
         """Lay the runs' trunks side by side, one parameter after the other, and let each run's be a part of it."""
@@ -183,7 +184,7 @@ class ReplicaState:
         runs, steps = len(self.trainers), max(trainer.steps_per_epoch for trainer in trainers)
         rows = torch.zeros(runs, steps * self.size, dtype=torch.int64, device=self.device)
         labels = torch.zeros_like(rows)
-        weight = np.zeros((runs, steps * self.size), np.float32)
+        weight = np.zeros((runs, steps * self.size))
         s = np.ones((runs, steps))
         for row, trainer in self._rows(trainers):
             split, config = trainer.split.train, trainer.config
@@ -197,7 +198,7 @@ class ReplicaState:
         return {
             "rows": rows.reshape(shape),
             "labels": labels.reshape(shape),
-            "weight": torch.from_numpy(weight).to(self.device).reshape(shape),
+            "weight": torch.from_numpy(weight).to(self.device, self.dtype).reshape(shape),
             "s": torch.from_numpy(s).to(self.device),
         }
 
@@ -260,7 +261,7 @@ class ReplicaState:
             rows[row, : len(split)], labels[row, : len(split)], counts[row, : len(split)] = split.index, split.labels, 1
         sums = self._empty(2, dtype=torch.float64)
         for part in self._parts:
-            now, mask = part.first(len(part.rows)), part.layout.mask(part.layout.hyper.s_max).float()
+            now, mask = part.first(len(part.rows)), part.layout.mask(part.layout.hyper.s_max).to(self.dtype)
             for index, y, count in zip(
                 *(torch.split(values[now], size, 1) for values in (rows, labels, counts)), strict=True
             ):

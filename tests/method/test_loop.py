@@ -1,5 +1,11 @@
-"""The loop that one reads and the engine that trains make the same runs, whatever parameter is changed."""
+"""The loop that one reads and the engine that trains make the same runs, whatever parameter is changed.
 
+They are compared in float64. In float32, 1 - m of an open unit is a few steps of 6e-8 from 0, so that the last bit of a
+sum decides over a good part of its embedding's gradient: loop and engine, whose products round differently on some
+CPUs, would then be 1e-2 apart after fifty steps, and both right.
+"""
+
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +29,8 @@ from hatlab.training.grouping import compatible
 from hatlab.training.trainer import Trainer
 
 CPU = torch.device("cpu")
-TOLERANCE = 1e-5
+DOUBLE, SINGLE = torch.float64, torch.float32
+TOLERANCE = {DOUBLE: 1e-7, SINGLE: 1e-5}
 # 4 steps an epoch, 48 in all
 BASE = RunConfig(widths=(30, 20), batch_size=64, max_epochs=6, n_tasks=2)
 
@@ -44,17 +51,24 @@ class Learnt(NamedTuple):
     steps: int
 
 
-def trainers_of(configs):
+def trainers_of(configs, dtype):
     sequences = [make_sequence(config) for config in configs]
     images = Images.of(sequences[0].datasets, CPU)
-    return [Trainer(config, sequence, images) for config, sequence in zip(configs, sequences, strict=True)]
+    scale, shift = (tuple(value.to(dtype) for value in values) for values in (images.scale, images.shift))
+    images = replace(images, scale=scale, shift=shift)
+    trainers = [Trainer(config, sequence, images) for config, sequence in zip(configs, sequences, strict=True)]
+    for trainer in trainers:
+        trainer.cumulative = trainer.cumulative.to(dtype)
+        if dtype == DOUBLE:
+            trainer.network.double()
+    return trainers
 
 
-def by_engine(configs):
+def by_engine(configs, dtype=DOUBLE):
     """Train runs as a sweep does: those that can share a step side by side."""
     learnt = {}
     for kind in compatible(configs, lambda config: config):
-        trainers = trainers_of(kind)
+        trainers = trainers_of(kind, dtype)
         group = ReplicaGroup(trainers)
         group.train(lambda trainer: None, Progress())
         assert not group.diverged
@@ -66,9 +80,9 @@ def by_engine(configs):
     return [learnt[config] for config in configs]
 
 
-def by_loop(config):
+def by_loop(config, dtype=DOUBLE):
     """Train the same run with the loop: it starts from the same weights, and draws the same order and dropout."""
-    (start,) = trainers_of([config])
+    (start,) = trainers_of([config], dtype)
     network, steps, epochs = start.network, [], []
     shapes = [(config.batch_size, *shape) for shape in network.dropout_shapes]
     dropout_rng = DropoutRNG(shapes, network.dropout, CPU)
@@ -118,10 +132,10 @@ def distance(one, other):
     return max(float((a - b).abs().max()) for a, b in [*pairs, (one.cumulative, other.cumulative)])
 
 
-def assert_equal(engine, loop):
+def assert_equal(engine, loop, dtype=DOUBLE):
     assert engine.steps == loop.steps
-    assert distance(engine, loop) <= TOLERANCE
-    np.testing.assert_allclose(engine.losses, loop.losses, atol=TOLERANCE)
+    assert distance(engine, loop) <= TOLERANCE[dtype]
+    np.testing.assert_allclose(engine.losses, loop.losses, atol=TOLERANCE[dtype])
 
 
 def assert_different(one, other):
@@ -162,7 +176,7 @@ def small_cnn(shape, classes, dropout, embedding_init, gated):
 
 
 @pytest.mark.parametrize("network", ["mlp", "cnn"])
-def test_engine_and_loop_agree_within_1e_5_over_fifty_steps_of_two_tasks(images, monkeypatch, network):
+def test_engine_and_loop_agree_over_fifty_steps_of_two_tasks(images, monkeypatch, network):
     """In every mode, side by side; dropout is on, and in the second task the first one's weights are protected."""
     base = BASE.replace(batch_size=50)  # 5 steps an epoch
     if network == "cnn":
@@ -173,6 +187,13 @@ def test_engine_and_loop_agree_within_1e_5_over_fifty_steps_of_two_tasks(images,
     for config, engine in zip(configs, by_engine(configs), strict=True):
         assert engine.steps >= 50
         assert_equal(engine, by_loop(config))
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_engine_and_loop_have_the_same_losses_in_float32(mode):
+    config = BASE.replace(**mode)
+    (engine,), loop = by_engine([config], SINGLE), by_loop(config, SINGLE)
+    np.testing.assert_allclose(engine.losses, loop.losses, atol=TOLERANCE[SINGLE])
 
 
 def test_engine_and_loop_agree_over_fifty_steps_of_the_authors_cnn(images):
@@ -205,7 +226,7 @@ CHANGED = {
     "s_max": (50.0, {}),
     "schedule": ("paper", {}),
     "compensation": ("exact", {}),
-    "gate_precision": ("float64", {}),
+    "gate_precision": ("float64", {"s_max": 60.0}),  # in float32, with slopes for which its steps are small
     "embedding_init": ("uniform", {}),
     "embedding_clamp": (0.5, {}),
     "cosh_clamp": (5.0, {}),
@@ -241,10 +262,10 @@ def test_every_field_of_a_config_is_changed_here_or_refused():
 @pytest.mark.parametrize("field", CHANGED)
 def test_engine_and_loop_agree_with_one_field_changed(images, field):
     """The two runs are trained as a sweep trains them: side by side if runs may differ in that field."""
-    configs = pair(field, images)
-    loops = [by_loop(config) for config in configs]
-    for engine, loop in zip(by_engine(configs), loops, strict=True):
-        assert_equal(engine, loop)
+    configs, dtype = pair(field, images), SINGLE if field == "gate_precision" else DOUBLE
+    loops = [by_loop(config, dtype) for config in configs]
+    for engine, loop in zip(by_engine(configs, dtype), loops, strict=True):
+        assert_equal(engine, loop, dtype)
     assert_different(*loops)
 
 
