@@ -86,7 +86,7 @@ class HATNetwork(nn.Module):
         return dict(zip(self.units, torch.split(vector, list(self.units.values()), -1), strict=True))
 
     def mask(self, task: int, s: float | Tensor) -> Tensor:
-        """Return the mask of `task` at slope `s`, (all units,), over the units of all layers; of the type of the weights."""
+        """Return the mask of `task` at slope `s`, (all units,), of all layers; of the type of the weights."""
         mask = gate(self.gates[task], s) if self.gated else torch.ones_like(self.gates[task])
         return mask.to(self.get_parameter("heads.0.weight").dtype)
 
