@@ -142,7 +142,10 @@ class DropoutRNG:
             else:
                 times = size // pick.shape[1]
                 part = part.reshape(runs, times, -1).gather(2, pick[:runs, None].expand(-1, times, -1))
-            factors.append((part >= bound).to(torch.float32).mul_(1 / (1 - p)).reshape(-1, *shape))
+            kept = (part >= bound).reshape(-1, *shape)
+            if len(shape) > 2 and kept.device.type == "cpu":  # channels last, as `step` has maps on a CPU
+                kept = kept.movedim(2, -1).contiguous().movedim(-1, 2)
+            factors.append(kept.to(torch.float32).mul_(1 / (1 - p)))
         return factors
 
 

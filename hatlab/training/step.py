@@ -21,6 +21,7 @@ from hatlab.method.networks import HATNetwork
 __all__ = ["Batch", "Hyper", "State", "TaskContext", "aligned", "forward", "step"]
 
 ALIGNED: Final = 4  # numbers of float32
+MAPS = torch.channels_last  # how maps lie in a CPU's memory: pooling takes a tenth of the time that it takes otherwise
 
 
 def aligned(shape: Sequence[int]) -> tuple[int, ...]:
@@ -109,11 +110,12 @@ def _times(h: Tensor, factor: Tensor | None) -> Tensor:
 
 def _one_by_one(h: Tensor, weight: Tensor, bias: Tensor | None, layer: nn.Conv2d) -> Tensor:
     """(R, n, in, H, W) -> (R, n, out, H', W'), each run with its own filters."""
+    x = h.flatten(0, 1).contiguous(memory_format=MAPS).reshape(h.shape)
     maps = [
-        F.conv2d(h[i], weight[i], None if bias is None else bias[i], layer.stride, layer.padding, layer.dilation)
+        F.conv2d(x[i], weight[i], None if bias is None else bias[i], layer.stride, layer.padding, layer.dilation)
         for i in range(len(h))
     ]
-    return maps[0][None] if len(maps) == 1 else torch.stack(maps)
+    return (maps[0] if len(maps) == 1 else torch.cat(maps)).reshape(*h.shape[:2], *maps[0].shape[1:])
 
 
 def _in_groups(h: Tensor, weight: Tensor, bias: Tensor | None, layer: nn.Conv2d) -> Tensor:
@@ -217,9 +219,11 @@ def forward(
             assert isinstance(layer, nn.Conv2d)
             # one convolution keeps a CPU busy, and groups are slow there
             convolve = _one_by_one if h.device.type == "cpu" or len(h) == 1 else _in_groups
-            h = _times(convolve(h, weight, bias, layer), factor)
+            h = convolve(h, weight, bias, layer)
+            h = h if factor is None else h.mul_(factor)
             if network.pool:
-                h = F.max_pool2d(h.flatten(0, 1), 2).unflatten(0, h.shape[:2])
+                pooled = F.max_pool2d(h.flatten(0, 1), 2)
+                h = pooled.reshape(*h.shape[:2], *pooled.shape[1:])
             h = F.relu(h) * masks[name][:, None, :, None, None]  # of a quarter of the numbers, and the same
     return _linear(h, parameters["head.weight"], parameters["head.bias"])
 
