@@ -1,5 +1,8 @@
 """torch is set up for training, and is afterwards as the user had it."""
 
+import ctypes
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -169,3 +172,29 @@ def test_initial_weights_leave_the_generators_of_cpu_and_gpus_alone(monkeypatch)
     build_network(SMALL, make_sequence(SMALL))
     assert not asked
     assert torch.equal(torch.get_rng_state(), before)
+
+
+KEPT = """
+import torch
+from hatlab.method.networks import HATMLP
+from hatlab.training.torch_settings import torch_settings
+
+def held():  # MB
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 1e6
+
+network, before = HATMLP((1, 4, 4), [2], (8, 8)), held()
+with torch_settings(network, 16, 1, torch.device("cpu")):
+    block = torch.ones(16_000_000)
+    del block
+    within = held()
+print(within - before, held() - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another library than glibc allocates")
+def test_memory_that_a_step_frees_is_kept_until_the_end():
+    """64 MB are freed within; in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True)
+    within, after = map(float, done.stdout.split())
+    assert within > 60 and after < 20
