@@ -45,7 +45,7 @@ def verdict_tables(figures: list[CommittedFigure]) -> str:
         path = ROOT / "results" / "reference" / profile / "verdicts.csv"
         if not path.exists():
             continue
-        table = pd.read_csv(path, engine="pyarrow").fillna({"unit": ""})
+        table = pd.read_csv(path, engine="pyarrow").fillna({"unit": "", "deviations": ""})
         counts = verdicts.summary(table)
         table["figure"] = [
             f"[{name.replace('_', ' ')}]({pages[profile, name]})" if (profile, name) in pages else name

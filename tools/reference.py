@@ -88,7 +88,7 @@ def readme(text: str, reference: Path) -> str:
         # pyarrow reads each number as the nearest one, in every version of pandas
         table = pd.read_csv(reference / place / f"{what}.csv", engine="pyarrow")
         if what == "verdicts":
-            return f"{start}{verdicts.as_markdown(table.fillna({'unit': ''}))}\n{end}"
+            return f"{start}{verdicts.as_markdown(table.fillna({'unit': '', 'deviations': ''}))}\n{end}"
         lines = table[table["part"] == "conclusion"]["text"]
         return start + "".join(f"- {line}\n" for line in lines) + end
 

@@ -1,6 +1,8 @@
-"""What continual learning measures: accuracy matrix, average accuracy, backward transfer, forgetting, intervals.
+"""What continual learning measures: accuracies, transfer, forgetting, intransigence, and intervals over seeds.
 
-An accuracy table has one row per test: columns `after_task`, `task` (positions in training order) and `accuracy`.
+An accuracy table has one row per test: columns `after_task`, `task` (positions in training order) and `accuracy`. In
+formulas a_{k,j} is the accuracy on task j after task k, and T the number of tasks. docs/metrics.md has them side by
+side.
 """
 
 from __future__ import annotations
@@ -16,8 +18,13 @@ __all__ = [
     "Interval",
     "accuracy_matrix",
     "average_accuracy",
+    "average_incremental_accuracy",
     "backward_transfer",
+    "forgetting",
     "forgetting_ratio",
+    "forward_transfer",
+    "intransigence",
+    "learning_accuracy",
     "mean_interval",
     "over_seeds",
 ]
@@ -55,6 +62,48 @@ def backward_transfer(accuracy: pd.DataFrame) -> float:
     matrix = accuracy_matrix(accuracy).to_numpy()
     change = matrix[-1] - np.diag(matrix)
     return float(change[:-1].mean()) if len(change) > 1 else float("nan")
+
+
+def average_incremental_accuracy(accuracy: pd.DataFrame) -> float:
+    """Return the mean over k of the average accuracy on tasks 1 to k after task k (Rebuffi et al., 2017)."""
+    return float(accuracy_matrix(accuracy).mean(axis=1).mean())
+
+
+def learning_accuracy(accuracy: pd.DataFrame) -> float:
+    """Return the mean over tasks of a_{j,j}, the accuracy right after a task was learnt (Riemer et al., 2019)."""
+    return float(np.diag(accuracy_matrix(accuracy)).mean())
+
+
+def forgetting(accuracy: pd.DataFrame) -> float:
+    """Return the mean over tasks j but the last of max_{k<T} a_{k,j} - a_{T,j} (Chaudhry et al., 2018).
+
+    Never below minus `backward_transfer`, which starts from a_{j,j}; NaN for a single task.
+    """
+    matrix = accuracy_matrix(accuracy).to_numpy()
+    if len(matrix) < 2:
+        return float("nan")
+    return float((np.nanmax(matrix[:-1, :-1], axis=0) - matrix[-1, :-1]).mean())
+
+
+def intransigence(accuracy: pd.DataFrame, alone: np.ndarray) -> float:
+    """Return the mean over tasks of what a task is learnt less well than alone: alone_j - a_{j,j}.
+
+    Chaudhry et al. (2018) compare with a network trained on tasks 1 to j together; here it is one that has task j only,
+    which nothing can disturb.
+
+    `alone`: (tasks,) accuracy on each task, in training order, of a run that was trained on it alone.
+    """
+    return float((alone - np.diag(accuracy_matrix(accuracy))).mean())
+
+
+def forward_transfer(accuracy: pd.DataFrame, alone: np.ndarray) -> float:
+    """Return the mean over tasks but the first of what earlier tasks add to learning one: a_{j,j} - alone_j.
+
+    As Wang et al. (2024) define it. Lopez-Paz and Ranzato (2017) take the accuracy before task j is learnt, which with
+    a head for each task is chance. NaN for a single task. `alone` is as for `intransigence`.
+    """
+    gained = np.diag(accuracy_matrix(accuracy)) - alone
+    return float(gained[1:].mean()) if len(gained) > 1 else float("nan")
 
 
 # With less between joint training and chance, a hundredth of accuracy would be more than a fifth of the ratio.

@@ -8,7 +8,7 @@ import pandas as pd
 
 from hatlab.config import RunConfig
 
-__all__ = ["COMPRESSION", "METHODS", "PAPER_SEEDS", "TABLE_1", "accuracy", "forgetting"]
+__all__ = ["COMPRESSION", "METHODS", "PAPER_SEEDS", "SIZES", "TABLE_1", "accuracy", "deviations", "forgetting"]
 
 PAPER_SEEDS: Final = 10
 
@@ -32,6 +32,12 @@ TABLE_1: Final = pd.DataFrame(
 
 # Compressed to this share of the original size, in % (with Fig. 7)
 COMPRESSION: Final = {"MNIST": 1.0, "CIFAR-100": 21.0}
+
+# Training images of the mixture's sets, validation included
+SIZES: Final = {
+    "cifar10": 50_000, "cifar100": 50_000, "mnist": 60_000, "svhn": 73_257, "fashion_mnist": 60_000, "gtsrb": 39_209,
+    "facescrub": 20_600, "notmnist": 16_853,
+}  # fmt: skip
 
 # RunConfig.method -> the paper's name for it
 METHODS: Final = {"sgd": "SGD", "sgd_frozen": "SGD-F", "ewc": "EWC", "hat": "HAT"}
@@ -57,3 +63,16 @@ def accuracy(config: RunConfig) -> tuple[str, float] | None:
     if config.sequence == "split" and config.classes_per_task == 5 and config.n_tasks in (None, 2):
         return "split MNIST, two tasks of five digits", 99.0
     return None
+
+
+PROTOCOL: Final = (
+    "widths", "dropout", "validation", "batch_size", "max_epochs", "learning_rate", "lr_patience", "lr_factor",
+    "lr_min", "grad_clip", "schedule", "compensation", "gate_precision", "embedding_init",
+)  # fmt: skip
+
+
+def deviations(config: RunConfig) -> list[str]:
+    """Return in what a run on MNIST differs from the authors' protocol: "max_epochs = 20, theirs 200"."""
+    authors = RunConfig(dataset="mnist", validation="train")
+    pairs = [(name, getattr(config, name), getattr(authors, name)) for name in PROTOCOL]
+    return [f"{name} = {ours}, theirs {theirs}" for name, ours, theirs in pairs if ours != theirs]

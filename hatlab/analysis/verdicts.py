@@ -1,19 +1,27 @@
 """Verdicts: what a notebook found, compared with what the paper says.
 
-Each notebook leaves a table `verdicts`, one row a claim; `hatlab reproduce` prints those of all its figures. One rule
-for all: a number agrees when the paper's value, give or take half of its last digit, lies in our 95% interval; a
-property agrees when every run has it. What was trained on something else than the paper's is "not comparable",
-whatever the numbers are.
+Each notebook leaves a table `verdicts`, one row a claim; `hatlab reproduce` prints those of all its figures. There are
+four kinds, which are counted apart:
+
+- number: the paper prints a value, and its data, network and protocol were run, up to the deviations that the row
+  lists. It agrees if the whole interval of the difference lies within a margin that is fixed beforehand, differs if
+  the interval excludes 0 and the difference is beyond the margin, and is undecided otherwise.
+- statement: the paper says in words what could have turned out false. It holds, fails or is undecided.
+- check: true by construction, or derived here. It passes or fails, and is no agreement with the paper.
+- new: the paper says nothing of it, or has it of other data or another network. There is the estimate.
+
+Fewer than `FEWEST` seeds decide nothing of what the paper says.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import numpy as np
 import pandas as pd
+from scipy import special
 
 from hatlab.analysis.metrics import Interval, mean_interval
 
@@ -23,37 +31,82 @@ if TYPE_CHECKING:
 __all__ = [
     "AGREES",
     "DIFFERS",
-    "NOT_COMPARABLE",
+    "ESTIMATED",
+    "FAILS",
+    "HOLDS",
+    "PASSES",
+    "UNDECIDED",
+    "Printed",
     "Verdict",
     "as_markdown",
     "as_rich",
-    "check_property",
-    "compare",
+    "check",
+    "derived",
+    "most_runs",
+    "new",
+    "number",
     "summary",
     "table",
 ]  # fmt: skip
 
 AGREES: Final = "agrees"
 DIFFERS: Final = "differs"
-NOT_COMPARABLE: Final = "not comparable"
+HOLDS: Final = "holds"
+FAILS: Final = "fails"
+PASSES: Final = "passes"
+ESTIMATED: Final = "estimated"
+UNDECIDED: Final = "undecided"
+# kind -> what can be said of it
+KINDS: Final = {
+    "number": (AGREES, DIFFERS, UNDECIDED),
+    "statement": (HOLDS, FAILS, UNDECIDED),
+    "check": (PASSES, FAILS),
+    "new": (ESTIMATED,),
+}
+FEWEST: Final = 3
+MOST: Final = 1000  # seeds that anybody would train to decide a number
+LAST_DIGITS: Final = 2  # of the last digits that the paper prints, make the margin
 NARROW: Final = 100  # characters of a table, below which an interval gets a line of its own
-COLUMNS: Final = ("figure", "claim", "paper", "ours [95% interval]", "n", "verdict", "why")
+COLUMNS: Final = ("figure", "kind", "claim", "paper", "ours [95% interval]", "n", "verdict", "why")
+
+
+class Printed(NamedTuple):
+    """A value that the paper prints.
+
+    Attributes:
+        mean: the value.
+        digit: one of its last digit, 0.1 for 99.0.
+        sd, n: standard deviation over so many runs, where the paper gives one.
+    """
+
+    mean: float
+    digit: float
+    sd: float = math.nan
+    n: int = 0
+
+    @property
+    def margin(self) -> float:
+        """The difference that does not count: two of the last digits, for one can be rounding on either side."""
+        return LAST_DIGITS * self.digit
 
 
 class Verdict(NamedTuple):
-    """One claim of the paper and what became of it here.
+    """One claim and what became of it here.
 
     Attributes:
         claim: in words, with where the paper says it.
+        kind: "number", "statement", "check" or "new".
         unit: of the numbers.
-        paper: the paper's value; NaN where it gives none.
+        paper: the paper's value, of a number only; NaN elsewhere.
         ours, low, high: mean over runs and its 95% interval (NaN where there is none).
-        n: runs, or pairs of runs.
-        verdict: "agrees", "differs" or "not comparable".
+        n: seeds, or pairs of runs of one seed.
+        verdict: one of those of its kind, see the module.
         why: what decided it.
+        deviations: in what the runs differ from the paper's.
     """
 
     claim: str
+    kind: str
     unit: str
     paper: float
     ours: float
@@ -62,69 +115,151 @@ class Verdict(NamedTuple):
     n: int
     verdict: str
     why: str
+    deviations: str = ""
 
 
-def compare(
-    claim: str,
-    values: Sequence[float],
-    paper: float,
-    *,
-    rounding: float,
-    unit: str = "%",
-    interval: Interval | None = None,
-    not_comparable: str = "",
+def number(
+    claim: str, values: Sequence[float], printed: Printed, *, unit: str = "%", deviations: Sequence[str] = ()
 ) -> Verdict:
-    """Hold the mean of `values`, one per run, against a number of the paper.
+    """Compare the mean of `values`, one per seed, with a number that the paper prints.
 
-    Args:
-        claim: what is compared.
-        values: one per seed.
-        paper: the paper's value; NaN where it gives none, which is not comparable.
-        rounding: half of the last digit that the paper prints.
-        unit: of both.
-        interval: of the mean, where it is not Student's t interval over `values`.
-        not_comparable: why a number of other origin is not the paper's; "" if it is.
+    Where the paper gives a standard deviation, the interval of the difference is Welch's; elsewhere Student's, widened
+    by half of the paper's last digit.
 
     Raises:
-        ValueError: there are no values.
+        ValueError: there are no values, or one is missing (NaN).
     """
-    mean, low, high = mean_interval(values) if interval is None else interval
-    verdict, why = _verdict(float(mean), float(low), float(high), paper, rounding, unit)
-    if not_comparable:
-        verdict, why = NOT_COMPARABLE, not_comparable
-    return Verdict(claim, unit, paper, float(mean), float(low), float(high), len(values), verdict, why)
+    ours, n = _mean(claim, values), len(values)
+    sd = float(np.std(values, ddof=1)) if n > 1 else math.nan
+    away, reach = float(ours.mean) - printed.mean, _reach(sd, n, printed)
+    within = f"{_with_unit(f'{printed.margin:g}', unit)}, two of the paper's last digits"
+    found = f"the difference is {_with_unit(f'{away:+.3g}', unit)}"
+    if n < FEWEST:
+        verdict, why = UNDECIDED, f"{found}; {FEWEST} seeds are needed at least"
+    elif abs(away) + reach <= printed.margin:
+        verdict, why = AGREES, f"{found}, its interval within {within}"
+    elif abs(away) > reach and abs(away) > printed.margin:
+        verdict, why = DIFFERS, f"{found}, its interval excludes 0, and it is beyond {within}"
+    else:
+        needed = seeds_needed(away, sd, printed)
+        more = f"about {needed} seeds would decide" if needed else f"{MOST} seeds would not decide"
+        verdict, why = UNDECIDED, f"{found} \N{PLUS-MINUS SIGN} {reach:.2g}; the margin is {within}; {more}"
+    return Verdict(claim, "number", unit, printed.mean, *_floats(ours), n, verdict, why, "; ".join(deviations))
 
 
-def _verdict(mean: float, low: float, high: float, paper: float, rounding: float, unit: str) -> tuple[str, str]:
-    if math.isnan(paper):
-        return NOT_COMPARABLE, "the paper gives no number"
-    if math.isnan(low):
-        away = _with_unit(f"{mean - paper:+.3g}", unit)
-        return NOT_COMPARABLE, f"one run has no interval; it is {away} from the paper's"
-    if low - rounding <= paper <= high + rounding:
-        return AGREES, "the paper's value is within the interval"
-    return DIFFERS, f"ours is {'higher' if mean > paper else 'lower'} by {_with_unit(f'{abs(mean - paper):.2g}', unit)}"
+def _reach(sd: float, n: int, printed: Printed) -> float:
+    """Return half of the 95% interval of the difference between the mean of n runs and a printed value."""
+    if n < 2:
+        return math.inf
+    own, theirs = sd**2 / n, printed.sd**2 / printed.n if printed.n else 0.0
+    if own + theirs == 0:
+        return 0.0 if printed.n else printed.digit / 2
+    # Welch and Satterthwaite
+    freedom = (own + theirs) ** 2 / (own**2 / (n - 1) + (theirs**2 / (printed.n - 1) if printed.n else 0.0))
+    widened = 0.0 if printed.n else printed.digit / 2
+    return float(special.stdtrit(freedom, 0.975)) * math.sqrt(own + theirs) + widened
 
 
-def check_property(claim: str, of_runs: Sequence[bool], *, not_comparable: str = "") -> Verdict:
-    """Say whether a property that the paper describes is seen in every run.
+def seeds_needed(away: float, sd: float, printed: Printed) -> int | None:
+    """Return with how many seeds a mean this far `away`, of runs with this `sd`, would be decided; None: above `MOST`.
 
-    Args:
-        claim: the property.
-        of_runs: one per run.
-        not_comparable: as in `compare`.
+    The real difference is taken to be the one that was found.
+    """
+    for n in range(FEWEST, MOST + 1):
+        reach = _reach(sd, n, printed)
+        if abs(away) + reach <= printed.margin or abs(away) > max(reach, printed.margin):
+            return n
+    return None
+
+
+def statement(
+    claim: str, values: Sequence[float], least: float, *, unit: str = "%", deviations: Sequence[str] = ()
+) -> Verdict:
+    """Say whether the mean of `values`, one per seed, is `least` or more, as the paper says in words.
+
+    It holds if its whole interval is, fails if none of it is.
+
+    Raises:
+        ValueError: there are no values, or one is missing (NaN).
+    """
+    ours, n = _mean(claim, values), len(values)
+    verdict, why = UNDECIDED, f"the interval has {_with_unit(f'{least:g}', unit)} in it"
+    if n < FEWEST:
+        why = f"{FEWEST} seeds are needed at least"
+    elif ours.low >= least:
+        verdict, why = HOLDS, f"the whole interval is {_with_unit(f'{least:g}', unit)} or more"
+    elif ours.high < least:
+        verdict, why = FAILS, f"the whole interval is less than {_with_unit(f'{least:g}', unit)}"
+    return Verdict(claim, "statement", unit, math.nan, *_floats(ours), n, verdict, why, "; ".join(deviations))
+
+
+def most_runs(claim: str, of_seeds: Sequence[bool], *, deviations: Sequence[str] = ()) -> Verdict:
+    """Say whether what the paper says in words is so more often than not; `of_seeds`: one per seed.
+
+    The interval of the share is exact (Clopper and Pearson, 1934). The statement holds if it lies above one half, for
+    which six seeds are the fewest, and fails if it lies below.
+
+    Raises:
+        ValueError: there are no seeds.
+    """
+    n, seen = _count(claim, of_seeds), sum(map(bool, of_seeds))
+    low = float(special.betaincinv(seen, n - seen + 1, 0.025)) if seen else 0.0
+    high = float(special.betaincinv(seen + 1, n - seen, 0.975)) if seen < n else 1.0
+    verdict = HOLDS if low > 0.5 else FAILS if high < 0.5 else UNDECIDED
+    why = f"with {seen} of {n} seeds" + ("; the interval has one half in it" if verdict == UNDECIDED else "")
+    shares = (100 * seen / n, 100 * low, 100 * high)
+    return Verdict(claim, "statement", "% of seeds", math.nan, *shares, n, verdict, why, "; ".join(deviations))
+
+
+def check(claim: str, of_runs: Sequence[bool]) -> Verdict:
+    """Say whether what is true by construction is so in every run.
 
     Raises:
         ValueError: there are no runs.
     """
-    if not len(of_runs):
-        raise ValueError(f"'{claim}' was to be checked on no runs: at least one is needed")
-    n, seen = len(of_runs), sum(map(bool, of_runs))
-    verdict = AGREES if seen == n else DIFFERS
-    why = f"in {seen} of {n} runs"
-    if not_comparable:
-        verdict, why = NOT_COMPARABLE, f"{why}; {not_comparable}"
-    return Verdict(claim, "% of runs", 100.0, 100 * seen / n, math.nan, math.nan, n, verdict, why)
+    n, seen = _count(claim, of_runs), sum(map(bool, of_runs))
+    verdict = PASSES if seen == n else FAILS
+    return Verdict(
+        claim, "check", "% of runs", math.nan, 100 * seen / n, math.nan, math.nan, n, verdict, f"in {seen} of {n} runs"
+    )
+
+
+def derived(claim: str, values: Sequence[float], expected: float, *, unit: str = "%") -> Verdict:
+    """Say whether the mean of `values`, one per seed, is as derived: `expected` lies in its 99.9% interval.
+
+    Raises:
+        ValueError: there are no values, or one is missing (NaN).
+    """
+    ours, wide = _mean(claim, values), mean_interval(values, 0.999)
+    verdict = FAILS if abs(float(wide.mean) - expected) > float(wide.high - wide.mean) else PASSES
+    why = f"{_with_unit(f'{expected:g}', unit)} is derived"
+    return Verdict(claim, "check", unit, math.nan, *_floats(ours), len(values), verdict, why)
+
+
+def new(claim: str, values: Sequence[float], why: str, *, unit: str = "%") -> Verdict:
+    """Return the mean of `values`, one per seed, where there is nothing of the paper's to compare it with, and `why`.
+
+    Raises:
+        ValueError: there are no values, or one is missing (NaN).
+    """
+    return Verdict(claim, "new", unit, math.nan, *_floats(_mean(claim, values)), len(values), ESTIMATED, why)
+
+
+def _mean(claim: str, values: Sequence[float]) -> Interval:
+    _count(claim, values)
+    if missing := [k for k, value in enumerate(values) if math.isnan(value)]:
+        raise ValueError(f"'{claim}': value {missing[0] + 1} of {len(values)} is missing (NaN)")
+    return mean_interval(values)
+
+
+def _floats(interval: Interval) -> tuple[float, float, float]:
+    return float(interval.mean), float(interval.low), float(interval.high)
+
+
+def _count(claim: str, values: Sequence[Any]) -> int:
+    if not len(values):
+        raise ValueError(f"'{claim}' was to be judged by no runs: at least one is needed")
+    return len(values)
 
 
 def table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
@@ -133,10 +268,13 @@ def table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame) -> str:
-    """Return "9 agree, 1 differs, 12 not comparable"."""
-    n = Counter(table["verdict"])
-    agree, differ = "agrees" if n[AGREES] == 1 else "agree", "differs" if n[DIFFERS] == 1 else "differ"
-    return f"{n[AGREES]} {agree}, {n[DIFFERS]} {differ}, {n[NOT_COMPARABLE]} not comparable"
+    """Return "number: 1 agrees, 0 differs, 2 undecided; check: 4 passes, 0 fails; new: 9 estimated"."""
+    parts = []
+    for kind, words in KINDS.items():
+        found = table.loc[table["kind"] == kind, "verdict"]
+        if len(found):
+            parts.append(f"{kind}: " + ", ".join(f"{int((found == word).sum())} {word}" for word in words))
+    return "; ".join(parts)
 
 
 def as_markdown(table: pd.DataFrame) -> str:
@@ -150,7 +288,8 @@ def as_markdown(table: pd.DataFrame) -> str:
 
 
 def as_rich(table: pd.DataFrame, width: int) -> Table:
-    """Return the same as a table for a terminal, each figure's verdicts below its name; what differs is in capitals.
+    """Return the same as a table for a terminal, each figure's verdicts below its name; what is against the paper or
+    a check is in capitals.
 
     Args:
         table: as for `as_markdown`.
@@ -168,15 +307,15 @@ def as_rich(table: pd.DataFrame, width: int) -> Table:
     shown.add_column("n", no_wrap=True)
     shown.add_column("verdict", no_wrap=True)
     shown.add_column("why", ratio=2, overflow="fold")
-    looks = {AGREES: "green", DIFFERS: "bold red", NOT_COMPARABLE: "dim"}
+    looks = dict.fromkeys((AGREES, HOLDS, PASSES), "green") | {DIFFERS: "bold red", FAILS: "bold red"}
     for name, of_figure in table.groupby("figure", sort=False):
         shown.add_row(Text(str(name), "bold"))
         for row in of_figure.to_dict("records"):
-            _, claim, paper, ours, n, verdict, why = _cells(row)
-            said = Text(verdict.upper() if verdict == DIFFERS else verdict, looks.get(verdict, ""))
+            _, kind, claim, paper, ours, n, verdict, why = _cells(row)
+            said = Text(verdict.upper() if verdict in (DIFFERS, FAILS) else verdict, looks.get(verdict, "dim"))
             if width < NARROW:
                 ours = ours.replace(" [", "\n[")
-            shown.add_row(Padding(Text(claim), (0, 0, 0, 2)), *map(Text, (paper, ours, n)), said, Text(why))
+            shown.add_row(Padding(Text(f"{claim} ({kind})"), (0, 0, 0, 2)), *map(Text, (paper, ours, n)), said, why)
         shown.add_section()
     return shown
 
@@ -193,7 +332,8 @@ def _cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
         # adding 0 makes a rounded -0 a plain one
         mean, low, high = (f"{round(value, digits) + 0.0:.{digits}f}" for value in (mean, low, high))
         ours = f"{_with_unit(mean, unit)} [{low}, {high}]"
-    return row["figure"], row["claim"], paper, ours, str(row["n"]), row["verdict"], row["why"]
+    why = f"{row['why']}; deviations: {row['deviations']}" if row["deviations"] else row["why"]
+    return row["figure"], row["kind"], row["claim"], paper, ours, str(row["n"]), row["verdict"], why
 
 
 def _with_unit(number: str, unit: str) -> str:

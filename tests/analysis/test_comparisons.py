@@ -2,47 +2,21 @@ import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
-from hatlab.analysis.comparisons import MIN_PAIRS, bca_interval, holm, paired, pairs_needed, sign_flip_p, smallest_p
+from hatlab.analysis.comparisons import MIN_PAIRS, differences, holm, paired, pairs_needed, sign_flip_p, smallest_p
+from hatlab.analysis.metrics import mean_interval
 
 VALUES = st.lists(st.floats(-100, 100).map(lambda x: round(x, 4)), min_size=MIN_PAIRS, max_size=8)
 
 
-def test_the_interval_is_scipys_bca_of_the_mean():
-    sample = np.random.default_rng(5).normal(3, 2, 12).round(6)
-    expected = stats.bootstrap(
-        (sample,), np.mean, n_resamples=9999, method="BCa", rng=np.random.default_rng(0)
-    ).confidence_interval
-    mean, low, high = bca_interval(sample)
-    np.testing.assert_allclose((mean, low, high), (sample.mean(), *expected), atol=0.01)
-    assert low < mean < high
-
-
-def test_an_interval_called_95_percent_of_ten_values_covers_somewhat_less():
-    """90% by the module's text; here of 200 samples, five standard errors around it."""
-    samples = np.random.default_rng(3).normal(size=(200, 10))
-    covered = np.mean([low <= 0 <= high for _, low, high in map(bca_interval, samples)])
-    assert 0.80 < covered < 0.99
-
-
-def test_a_higher_confidence_is_wider():
-    sample = np.random.default_rng(1).exponential(size=10)
-    _, low, high = bca_interval(sample, 0.8)
-    _, lower, higher = bca_interval(sample, 0.99)
-    assert lower < low < high < higher
-
-
-@settings(max_examples=40, deadline=None)
+@settings(deadline=None)
 @given(VALUES)
-def test_the_interval_lies_within_the_values_and_repeats_exactly(values):
-    mean, low, high = bca_interval(values)
-    assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
-    assert bca_interval(values) == (mean, low, high)
-    assert mean == pytest.approx(np.mean(values), abs=1e-9)
+def test_the_interval_is_students(values):
+    assert paired(values)[:4] == pytest.approx((len(values), *mean_interval(values)), abs=1e-7)
 
 
 @settings(max_examples=25, deadline=None)
@@ -54,10 +28,11 @@ def test_the_other_sign_mirrors_mean_and_test(values):
 
 
 def test_values_that_differ_by_rounding_are_equal():
-    """Sums of the same numbers in another order; a bootstrap of them would be about their last bits."""
+    """Sums of the same numbers in another order; an interval of them would be about their last bits."""
     values = [0.1 + 0.2 + 0.3, 0.3 + 0.2 + 0.1, 0.6, 0.6, 0.6]
     assert len(set(values)) > 1
-    assert bca_interval(values) == (0.6, 0.6, 0.6)
+    found = paired(values)
+    assert found.low == found.mean == found.high == pytest.approx(0.6)
     assert paired([1e-15, -1e-15, 0, 0, 1e-15]) == (5, 0, 0, 0, 1)
 
 
@@ -68,10 +43,10 @@ def test_ties_are_ties_whatever_the_last_bits_are():
 
 
 @pytest.mark.parametrize("n", range(1, MIN_PAIRS))
-def test_few_values_have_a_mean_only(n):
+def test_few_values_have_no_p_value_and_one_has_no_interval(n):
     found = paired(np.arange(1.0, n + 1))
-    assert found[:2] == (n, (n + 1) / 2)
-    assert all(map(math.isnan, found[2:]))
+    assert found[:2] == (n, (n + 1) / 2) and math.isnan(found.p)
+    assert math.isnan(found.low) == math.isnan(found.high) == (n == 1)
 
 
 def test_no_pairs_have_nothing_and_missing_ones_do_not_count():
@@ -79,11 +54,36 @@ def test_no_pairs_have_nothing_and_missing_ones_do_not_count():
     assert paired([1, math.nan, 2, 3, 4, 5]) == paired([1, 2, 3, 4, 5])
 
 
-@pytest.mark.parametrize("function", [bca_interval, sign_flip_p])
 @pytest.mark.parametrize(("values", "message"), [([], "no values"), ([1, math.inf], "inf"), ([1, math.nan], "nan")])
-def test_what_is_no_sample_is_refused(function, values, message):
+def test_what_is_no_sample_is_refused(values, message):
     with pytest.raises(ValueError, match=message):
-        function(values)
+        sign_flip_p(values)
+
+
+def compared(**arms):
+    """Comparisons of one family; each arm's differences by name."""
+    rows = [(arm, "all", value) for arm, values in arms.items() for value in values]
+    found = differences(pd.DataFrame(rows, columns=["arm", "which", "difference"]), ["arm", "which"], ["which"])
+    return found.set_index("arm")
+
+
+CLEAR, SMALL = [1.0, 1.1, 0.9, 1.2, 1.0, 0.8, 1.1, 0.9, 1.0, 1.1], [3, 1, 2, 1, -1, 2, 1, 3, -0.5, 1.0]
+
+
+def test_a_difference_is_found_if_it_stands_beside_the_others():
+    assert compared(one=CLEAR).loc["one", "found"] == "yes"
+    assert compared(one=SMALL).loc["one", "found"] == "yes"
+    nothing = {f"arm {k}": np.random.default_rng(k).normal(size=10) for k in range(12)}
+    among = compared(one=SMALL, **nothing)
+    assert among.loc["one", "found"] == "alone" and among.loc["one", "p"] < 0.05 < among.loc["one", "p_holm"]
+    assert compared(one=CLEAR[:4]).loc["one", "found"] == "few"
+    assert compared(one=[-1, 1, -2, 2, 0.5, -0.5]).loc["one", "found"] == "no"
+
+
+def test_what_is_0_in_every_pair_is_no_test_and_costs_the_others_nothing():
+    alone, beside = compared(one=SMALL), compared(one=SMALL, zero=[0.0] * 10)
+    assert beside.loc["one", "p_holm"] == alone.loc["one", "p_holm"]
+    assert math.isnan(beside.loc["zero", "p_holm"]) and beside.loc["zero", "found"] == "no"
 
 
 @settings(max_examples=30, deadline=None)

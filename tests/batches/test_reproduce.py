@@ -44,8 +44,8 @@ VERDICTS = """\
 from hatlab.analysis import verdicts
 from hatlab.support import artifacts
 found = verdicts.table([
-    verdicts.compare("Usage before the first step (section 4.4)", [24.5, 25.0, 25.2], 25.0, rounding=0.5),
-    verdicts.check_property(f"Usage of {name} never falls", [True, name == "x"]),
+    verdicts.number("Usage before the first step (section 4.4)", [24.9, 25.0, 25.1], verdicts.Printed(25.0, 1.0)),
+    verdicts.check(f"Usage of {name} never falls", [True, name == "x"]),
 ])
 artifacts.save(figure, runs=[], tables={"verdicts": found}, profile=profile, results=results)"""
 
@@ -189,17 +189,18 @@ def test_verdicts_are_printed_at_every_call_and_what_is_done_is_not_made_again(c
     folders = reproduce("toy", results=tmp_path, workers=2)
     assert folders == [tmp_path / "toy" / "first", tmp_path / "toy" / "second"]
     first = capsys.readouterr()
-    assert first.out.splitlines()[-1] == f"3 agree, 1 differs, 0 not comparable; {tmp_path / 'toy' / 'verdicts.csv'}"
+    counts = "number: 2 agrees, 0 differs, 0 undecided; check: 1 passes, 1 fails"
+    assert first.out.splitlines()[-1] == f"{counts}; {tmp_path / 'toy' / 'verdicts.csv'}"
     assert max(map(len, first.out.splitlines()[:-1])) <= 110 and "\x1b" not in first.out
     lines = [" ".join(line.split()) for line in first.out.splitlines()]
     said = lines.index("first")
-    assert lines[said + 1].startswith("Usage before the first step") and " 3 agrees the paper's" in lines[said + 1]
-    assert "Usage of y never falls 100% 50% 2 DIFFERS in 1 of 2 runs" in lines[lines.index("second") :]
+    assert lines[said + 1].startswith("Usage before the first step") and " 3 agrees the" in lines[said + 1]
+    assert "Usage of y never falls (check) 50% 2 FAILS in 1 of 2 runs" in lines[lines.index("second") :]
 
     table = pd.read_csv(tmp_path / "toy" / "verdicts.csv")
     assert list(table) == ["figure", *Verdict._fields]
     assert table["figure"].tolist() == ["first"] * 2 + ["second"] * 2
-    assert table["verdict"].tolist() == ["agrees", "agrees", "agrees", "differs"]
+    assert table["verdict"].tolist() == ["agrees", "passes", "agrees", "fails"]
     csv = (tmp_path / "toy" / "verdicts.csv").read_bytes()
 
     (folders[0] / "verdicts.csv").write_text("altered")
@@ -219,7 +220,7 @@ def test_verdicts_are_printed_at_every_call_and_what_is_done_is_not_made_again(c
     assert "second: stale: the notebook was changed" in changed.err
     version = provenance.library_version()
     assert changed.out.splitlines()[-2].startswith("not made in this call: first (of ")
-    assert changed.out.splitlines()[-2].endswith(f", hatlab {version})") and "3 agree, 1 differs" in changed.out
+    assert changed.out.splitlines()[-2].endswith(f", hatlab {version})") and counts in changed.out
     assert attempts(tmp_path) == {"second": 1}
     assert json.loads((folders[1] / "manifest.json").read_text())["notebook"]["checksum"] == checksum(
         root / "notebooks" / "toy.ipynb"
@@ -238,7 +239,7 @@ def test_a_failing_notebook_is_named_and_kept_and_the_others_still_run(checkout,
     )
     assert "so far" in partial.read_text() and names(partial.parent) == {partial.name}
     assert (tmp_path / "toy" / "second" / "toy.ipynb").exists()
-    assert "1 agrees, 1 differs, 0 not comparable" in capsys.readouterr().out
+    assert "number: 1 agrees, 0 differs, 0 undecided; check: 0 passes, 1 fails" in capsys.readouterr().out
 
     checkout(VERDICTS)
     first, _ = reproduce("toy", results=tmp_path)

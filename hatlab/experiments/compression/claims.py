@@ -10,7 +10,7 @@ import pandas as pd
 
 from hatlab.analysis.metrics import Interval, mean_interval
 from hatlab.analysis.paper import COMPRESSION
-from hatlab.analysis.verdicts import Verdict, check_property, compare
+from hatlab.analysis.verdicts import Printed, Verdict, most_runs, new, number
 from hatlab.training.runs import Run
 
 __all__ = ["statement", "verdicts_for"]
@@ -37,7 +37,7 @@ def _number(interval: Interval, unit: str) -> str:
 
 
 def verdicts_for(runs: Sequence[Run], results: pd.DataFrame, tolerance: float) -> list[Verdict]:
-    """Hold the results against the paper, for each c: is SGD's accuracy reached, and with which share of the weights?
+    """Compare the results with the paper, for each c: is SGD's accuracy reached, and with which share of the weights?
 
     Args:
         runs: of HAT.
@@ -48,20 +48,25 @@ def verdicts_for(runs: Sequence[Run], results: pd.DataFrame, tolerance: float) -
     for c, same in results.groupby("c"):
         run = next(run for run in runs if run.run_id == same["run"].iloc[0])
         title = run.manifest["title"]
-        why = _not_comparable(run)
+        printed, other = COMPRESSION.get(title), _not_the_papers(run)
         reached = same["smallest_share"].notna()
         where = f"{title}, c = {c:g} (Fig. 7)"
         points = f"{tolerance:g} point{'s' * (tolerance != 1)}"
         claim = f"some epoch is within {points} of SGD's validation accuracy: {where}"
-        verdicts.append(check_property(claim, reached.tolist(), not_comparable=why))
-        if reached.any():
-            shares = same.loc[reached, "smallest_share"].tolist()
-            claim = f"smallest share of the weights of such an epoch: {where}"
-            verdicts.append(compare(claim, shares, COMPRESSION.get(title, math.nan), rounding=0.5, not_comparable=why))
+        shares = same.loc[reached, "smallest_share"].tolist()
+        size = f"smallest share of the weights of such an epoch: {where}"
+        if printed is not None and not other:
+            verdicts.append(most_runs(claim, reached.tolist()))
+            found = [number(size, shares, Printed(printed, 1.0))] if shares else []
+        else:
+            why = other or "the paper prints no number of this data set"
+            verdicts.append(new(claim, (100.0 * reached).tolist(), why, unit="% of runs"))
+            found = [new(size, shares, why)] if shares else []
+        verdicts += found
     return verdicts
 
 
-def _not_comparable(run: Run) -> str:
+def _not_the_papers(run: Run) -> str:
     """Why a run is not one of the paper's experiment; "" if it is."""
     config = run.config
     if config.network != "cnn":

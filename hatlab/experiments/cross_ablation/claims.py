@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from hatlab.analysis import verdicts
-from hatlab.analysis.comparisons import MIN_PAIRS, bca_interval, pairs_needed, smallest_p
-from hatlab.experiments.cross_ablation.tables import ALPHA, ARMS, MAIN, OUTCOMES, main_c
+from hatlab.analysis.comparisons import ALPHA, MIN_PAIRS, pairs_needed, smallest_p
+from hatlab.experiments.cross_ablation.tables import ARMS, MAIN, OUTCOMES, main_c
 
 __all__ = ["conclusion", "findings", "reading", "table", "verdict_table"]
 
@@ -46,18 +46,17 @@ def reading(differences: pd.DataFrame) -> list[str]:
         differences: what `tables.differences` returns.
     """
     main = _main(differences)
-    counted = main[main["found"] != "few"]
+    counted = main[(main["found"] != "few") & main["p_holm"].notna()]
     pairs = int(main["n"].max())
     if counted.empty:
-        return [
-            f"There are {pairs} pairs of runs. Below {MIN_PAIRS} there are no intervals, and nothing is said to differ."
-        ]
+        return [f"There are {pairs} pairs of runs. Below {MIN_PAIRS} there is no test, and nothing is said to differ."]
     smallest = len(counted) * smallest_p(pairs)
     said = [
-        "A difference is the mean over pairs of runs with the same seed, in percentage points, with its 95% BCa "
-        "bootstrap interval in brackets.",
+        "A difference is the mean over pairs of runs with the same seed, in percentage points, with its 95% interval "
+        "(Student's) in brackets. Where none is found, it is said beyond what one is excluded by that interval.",
         '"Higher" and "lower" are said where the interval excludes 0 and the p value of the sign-flip test, corrected '
-        f"by Holm's method for the {len(counted)} comparisons of the same two arms, is below {ALPHA:g}.",
+        f"by Holm's method for the {len(counted)} comparisons of the same two arms, is below {ALPHA:g}. Comparisons in "
+        "which every difference is 0 are not tests, and not counted.",
     ]
     if smallest >= ALPHA:
         needed = pairs_needed(len(counted), ALPHA)
@@ -102,12 +101,7 @@ def verdict_table(table: pd.DataFrame) -> pd.DataFrame:
     for outcome, same in chosen.groupby("outcome", sort=False):
         if len(values := same["difference"].dropna().tolist()):
             claim = f"cross minus original at c/2, c = {c:g}: {OUTCOMES[str(outcome)]}"
-            none, interval = "the paper has no cross mode", bca_interval(values)
-            rows.append(
-                verdicts.compare(
-                    claim, values, math.nan, rounding=0, unit="points", interval=interval, not_comparable=none
-                )
-            )
+            rows.append(verdicts.new(claim, values, "the paper has no cross mode", unit="points"))
     return verdicts.table(rows)
 
 
@@ -124,20 +118,25 @@ def _word(row: Any) -> str:
     if row.low == row.high == 0:
         return "equal in every pair"
     if row.found == "no":
-        return "no difference found"
-    word = "higher" if row.mean > 0 else "lower"
-    return word if row.found == "yes" else f"{word}, {UNCORRECTED}"
+        return f"no difference found, beyond {_number(max(-row.low, row.high), _digits(row))} excluded"
+    if row.found == "alone":
+        return UNCORRECTED
+    return "higher" if row.mean > 0 else "lower"
 
 
 def _numbers(row: Any) -> str:
     """ "+1.2 [0.8, 1.7]": one decimal, or as many as the interval's width needs and as tell its ends from 0."""
     if math.isnan(row.low):
         return _number(row.mean, 1, "+")
-    width = row.high - row.low
-    digits = min(max(1 - math.floor(math.log10(width)), 1), 3) if width > 0 else 1
+    digits = _digits(row)
     if row.found in ("yes", "alone") and round(min(abs(row.low), abs(row.high)), digits) == 0:
         digits += 1
     return f"{_number(row.mean, digits, '+')} [{_number(row.low, digits)}, {_number(row.high, digits)}]"
+
+
+def _digits(row: Any) -> int:
+    width = row.high - row.low
+    return min(max(1 - math.floor(math.log10(width)), 1), 3) if width > 0 else 1
 
 
 def _number(value: float, digits: int, sign: str = "") -> str:

@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from hatlab.analysis.comparisons import MIN_PAIRS
 from hatlab.analysis.metrics import Interval
 from hatlab.experiments.cross_ablation.tables import ARMS, MAIN, OUTCOMES
 from hatlab.experiments.style import UNREGULARIZED, WIDTH, error_bars, headline, styled
@@ -134,5 +133,5 @@ def _categories(axes: Axes, cs: Sequence[float]) -> None:
 
 
 def _seeds(n: int) -> str:
-    bars = ", bars: 95% BCa bootstrap interval" if n >= MIN_PAIRS else ""
+    bars = ", bars: 95% interval" if n > 1 else ""
     return f"means over {n} seeds{bars}; dots: single seeds" if n > 1 else "one seed"

@@ -14,13 +14,12 @@ from typing import Final, NamedTuple
 
 import pandas as pd
 
-from hatlab.analysis.comparisons import bca_interval, holm, paired
-from hatlab.analysis.metrics import Interval, average_accuracy, backward_transfer
+from hatlab.analysis import comparisons, metrics
+from hatlab.analysis.metrics import average_accuracy, backward_transfer
 from hatlab.config import ConfigError, RunConfig
 from hatlab.training.runs import Run
 
 __all__ = [
-    "ALPHA",
     "ARMS",
     "CONTRASTS",
     "MAIN",
@@ -53,7 +52,6 @@ OUTCOMES: Final = {
 }
 MAIN: Final = ("cross", "half")
 CONTRASTS: Final = (MAIN, ("cross", "original"), ("reuse", "original"), ("original", "none"))
-ALPHA: Final = 0.05
 PAPERS_C: Final = 0.75
 
 
@@ -143,7 +141,7 @@ def _measured(run: Run) -> tuple[float, ...]:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Return means over seeds with 95% BCa intervals: one row per arm, c and outcome.
+    """Return means over seeds with 95% intervals: one row per arm, c and outcome.
 
     Columns: `arm`, `c`, `outcome`, `n`, `mean`, `low`, `high`.
 
@@ -153,8 +151,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (arm, c), same in table.groupby(["arm", "c"], sort=False):
         for outcome in OUTCOMES:
-            values = same[outcome].dropna()
-            interval = bca_interval(values.to_numpy()) if len(values) else Interval(math.nan, math.nan, math.nan)
+            values = same[outcome].dropna().to_numpy()
+            interval = metrics.mean_interval(values) if len(values) else [math.nan] * 3
             rows.append((arm, c, outcome, len(values), *interval))
     return pd.DataFrame(rows, columns=["arm", "c", "outcome", "n", "mean", "low", "high"])
 
@@ -180,33 +178,14 @@ def pairs(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
-    """Return what the pairs say: one row per contrast, c and outcome.
+    """Return what the pairs say, see `comparisons.differences`: one row per `arm`, `reference`, `c` and `outcome`.
 
-    Columns: `arm`, `reference`, `c`, `outcome`; `n`, `mean`, `low`, `high`, `p` as in `comparisons.Comparison`;
-    `p_holm`: corrected for all comparisons of the same contrast, over c and outcomes; `found`:
-
-    - "yes": the interval excludes 0, and `p_holm` is below `ALPHA`;
-    - "alone": the interval excludes 0, but it would not stand beside the other comparisons;
-    - "no": the interval includes 0;
-    - "few": too few pairs for an interval.
+    Corrected for all comparisons of the same two arms, over c and outcomes.
 
     Args:
         table: what `pairs` returns.
     """
-    keys = ["arm", "reference", "c", "outcome"]
-    rows = [(*key, *paired(same["difference"].to_numpy())) for key, same in table.groupby(keys, sort=False)]
-    result = pd.DataFrame(rows, columns=[*keys, "n", "mean", "low", "high", "p"])
-    result["p_holm"] = result.groupby(keys[:2], sort=False)["p"].transform(lambda p: holm(p.to_numpy()))
-    result["found"] = [_found(*bounds) for bounds in zip(result["low"], result["high"], result["p_holm"], strict=True)]
-    return result
-
-
-def _found(low: float, high: float, p: float) -> str:
-    if math.isnan(low):
-        return "few"
-    if low <= 0 <= high:
-        return "no"
-    return "yes" if p < ALPHA else "alone"
+    return comparisons.differences(table, ["arm", "reference", "c", "outcome"], ["arm", "reference"])
 
 
 def main_c(cs: Sequence[float]) -> float:

@@ -20,7 +20,7 @@ from hatlab.data.datasets import load_all
 from hatlab.data.tasks import TaskSequence, make_sequence
 from hatlab.training.runs import Run
 
-__all__ = ["chance", "forgetting", "joint_config", "over_seeds"]
+__all__ = ["chance", "forgetting", "joint_config", "over_seeds", "training_images"]
 
 
 def chance(sequence: TaskSequence) -> np.ndarray:
@@ -47,7 +47,8 @@ def forgetting(runs: Sequence[Run], joint: Sequence[Run]) -> pd.DataFrame:
     """Return one row per run and number of tasks learnt t: rho^{<=t}, the mean over these tasks of eq. 6.
 
     Columns: `run`, `method`, `c`, `s_max`, `seed`, `tasks_learnt`, `ratio` (NaN where that of one of the tasks is),
-    `accuracy` (mean over the tasks, in %).
+    `accuracy` (mean over the tasks, in %), and what of it is forgetting and what is not: `learnt` (the same, of each
+    task right after it was learnt) and `forgotten` (`metrics.forgetting`, in percentage points; NaN for t = 1).
 
     Args:
         runs: of any method.
@@ -87,6 +88,7 @@ def forgetting(runs: Sequence[Run], joint: Sequence[Run]) -> pd.DataFrame:
                     "tasks_learnt": t + 1,
                     "ratio": float(ratio),
                     "accuracy": 100 * float(own[t, first].mean()),
+                    **_learnt(run.accuracy[run.accuracy["after_task"] <= t]),
                 }
             )
     if undefined:
@@ -95,12 +97,22 @@ def forgetting(runs: Sequence[Run], joint: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _learnt(accuracy: pd.DataFrame) -> dict[str, float]:
+    return {"learnt": 100 * metrics.learning_accuracy(accuracy), "forgotten": 100 * metrics.forgetting(accuracy)}
+
+
+def training_images(config: RunConfig) -> dict[str, int]:
+    """Return the data sets of a run, by their names in `RunConfig`, and how many training images each has."""
+    sets = load_all(config.dataset)
+    return {data.name.rpartition(":")[2]: len(data.x_train) for data in sets}
+
+
 def over_seeds(table: pd.DataFrame, by: Sequence[str] = ("method", "tasks_learnt")) -> pd.DataFrame:
     """Return one row per combination of `by`, in order of appearance, with means and 95% t intervals over seeds.
 
-    Columns: `by`, `seeds`, and `ratio` and `accuracy` each with its `_low` and `_high`.
+    Columns: `by`, `seeds`, and `ratio`, `accuracy`, `learnt` and `forgotten` each with its `_low` and `_high`.
 
     Args:
         table: what `forgetting` returns.
     """
-    return metrics.over_seeds(table, by, ("ratio", "accuracy"))
+    return metrics.over_seeds(table, by, ("ratio", "accuracy", "learnt", "forgotten"))

@@ -8,7 +8,7 @@ from typing import Final
 import pandas as pd
 
 from hatlab.analysis import verdicts
-from hatlab.analysis.comparisons import bca_interval
+from hatlab.analysis.comparisons import MIN_PAIRS
 from hatlab.experiments.precision.tables import CONTRAST, OUTCOMES
 
 __all__ = ["statements", "verdicts_for"]
@@ -39,12 +39,15 @@ def statements(table: pd.DataFrame) -> list[str]:
 
 def _points(row: pd.Series) -> str:
     mean, low, high = (row[name] + 0.0 for name in ("mean", "low", "high"))  # not -0.0
-    size = f"{abs(mean):.2f} points {'higher' if mean > 0 else 'lower'}"
-    if math.isnan(low):
-        return f"{size} (too few pairs for an interval)"
-    if low <= 0 <= high:
-        return f"not told apart ({mean:+.2f} points, 95% interval {low:+.2f} to {high:+.2f})"
-    return f"{size} (95% interval {low:+.2f} to {high:+.2f})"
+    interval = "" if math.isnan(low) else f", 95% interval {low:+.2f} to {high:+.2f}"
+    if row["found"] == "yes":
+        return f"{abs(mean):.2f} points {'higher' if mean > 0 else 'lower'} ({interval.removeprefix(', ')})"
+    words = {
+        "few": f"too few pairs to say more, {MIN_PAIRS} are needed",
+        "alone": "nominally significant, not after Holm's correction",
+        "no": f"no difference found, beyond {max(-low, high):.2f} points excluded",
+    }
+    return f"different by {mean:+.2f} points ({words[row['found']]}{interval})"
 
 
 def verdicts_for(table: pd.DataFrame) -> list[verdicts.Verdict]:
@@ -59,15 +62,6 @@ def verdicts_for(table: pd.DataFrame) -> list[verdicts.Verdict]:
         what = f"{arm} - {reference}, {schedule} schedule" if schedule == other else f"{schedule} - {other} schedule"
         values = same["difference"].tolist()
         why = "precision" if schedule == other else "both schedules"
-        rows.append(
-            verdicts.compare(
-                f"usage at the end: {what}",
-                values,
-                math.nan,
-                rounding=0,
-                unit="points",
-                interval=bca_interval(values),
-                not_comparable=f"the paper does not report {why}",
-            )
-        )
+        claim = f"usage at the end: {what}"
+        rows.append(verdicts.new(claim, values, f"the paper does not report {why}", unit="points"))
     return rows

@@ -17,8 +17,7 @@ from typing import Any, Final
 import pandas as pd
 import torch
 
-from hatlab.analysis import metrics, summary
-from hatlab.analysis.comparisons import paired
+from hatlab.analysis import comparisons, metrics, summary
 from hatlab.config import ConfigError, RunConfig
 from hatlab.method.gate import compensated_gradient, gate, s_schedule
 from hatlab.method.regularizer import affine
@@ -191,15 +190,10 @@ def pairs(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
-    """Return what the pairs say: one row per contrast and outcome.
-
-    Columns: `arm`, `schedule`, `reference_arm`, `reference_schedule`, `outcome`; `n` pairs; `mean` of the differences
-    in percentage points, and its 95% BCa interval `low`, `high` (see `comparisons`), not corrected for the number of
-    comparisons.
+    """Return what the pairs say, see `comparisons.differences`: one row per contrast (`arm`, `schedule`,
+    `reference_arm`, `reference_schedule`) and `outcome`. Corrected for all comparisons of an outcome.
 
     Args:
         table: what `pairs` returns.
     """
-    keys = [*CONTRAST, "outcome"]
-    rows = [(*key, *paired(same["difference"].to_numpy())[:4]) for key, same in table.groupby(keys, sort=False)]
-    return pd.DataFrame(rows, columns=[*keys, "n", "mean", "low", "high"])
+    return comparisons.differences(table, [*CONTRAST, "outcome"], ["outcome"])

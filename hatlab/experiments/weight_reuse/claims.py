@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 
 from hatlab.analysis.metrics import mean_interval
-from hatlab.analysis.verdicts import Verdict, compare
+from hatlab.analysis.verdicts import Verdict, new
 from hatlab.experiments.weight_reuse.tables import SHARES
 
 __all__ = ["statement", "verdicts_for"]
@@ -56,16 +54,9 @@ def verdicts_for(reuse: pd.DataFrame) -> list[Verdict]:
     means = _of_seeds(reuse)
     if means.empty:
         return []
-    paper = "sec. 4.4, Fig. 6"
+    reused, chance = (means[name].tolist() for name in ("reused", "beyond_chance"))
+    why = "the paper prints no number (sec. 4.4, Fig. 6)"
     return [
-        compare(
-            f"weights of a task that a later one reuses ({paper})", means["reused"].tolist(), math.nan, rounding=0.5
-        ),
-        compare(
-            f"the same over what independent masks share ({paper})",
-            means["beyond_chance"].tolist(),
-            math.nan,
-            rounding=0.5,
-            unit="times",
-        ),
+        new("weights of a task that a later one reuses", reused, why),
+        new("the same over what independent masks share", chance, why, unit="times"),
     ]

@@ -75,9 +75,8 @@ def test_each_task_reuses_and_adds_what_makes_the_curve(executed):
 def test_the_figures_properties_are_found(executed):
     notebook, folder = executed
     verdicts = pd.read_csv(folder / "verdicts.csv")
-    assert verdicts["paper"].tolist() == [25, 50, 100, 100, 100] and verdicts["n"].tolist() == [2, 2, 6, 6, 4]
-    # how masks start is chance, and two seeds have wide intervals; the others are the method's, on any images
-    assert (verdicts["verdict"] == "agrees").all()
+    assert verdicts["paper"].isna().all() and verdicts["n"].tolist() == [2, 2, 6, 6, 2]
+    assert verdicts["verdict"].tolist() == ["passes"] * 4 + ["undecided"]  # two seeds decide nothing
     assert (verdicts["ours"].iloc[:2] - [25, 50]).abs().max() < 10
     printed = "".join(
         output.text for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs

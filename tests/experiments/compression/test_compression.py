@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import hatlab
-from hatlab.analysis.verdicts import AGREES, DIFFERS, NOT_COMPARABLE
+from hatlab.analysis.verdicts import AGREES, DIFFERS, ESTIMATED, FAILS, HOLDS, UNDECIDED
 from hatlab.config import ConfigError, RunConfig
 from hatlab.experiments.compression import claims, tables
 from hatlab.support.progress import Progress
@@ -70,15 +70,16 @@ def judged(config, shares, reached=0.95, **how):
 
 def test_verdicts_on_the_papers_experiment():
     reached, share = judged(PAPER, [0.008, 0.010, 0.013])
-    assert (reached.verdict, reached.n) == (AGREES, 3)
+    assert (reached.verdict, reached.n) == (UNDECIDED, 3)
+    assert judged(PAPER, [0.01] * 6)[0].verdict == HOLDS
     assert (share.paper, share.verdict) == (1, AGREES) and share.ours == pytest.approx(31 / 30, rel=1e-3)
     assert judged(PAPER, [0.10, 0.11, 0.13])[1].verdict == DIFFERS
-    (reached,) = judged(PAPER, [0.10, 0.11, 0.13], reached=0.94)
-    assert (reached.verdict, reached.ours) == (DIFFERS, 0)
-    _, share = judged(PAPER, [0.2, 0.21, 0.22], title="CIFAR-100")
+    (reached,) = judged(PAPER, [0.10, 0.11, 0.13, 0.1, 0.1, 0.1], reached=0.94)
+    assert (reached.verdict, reached.ours) == (FAILS, 0)
+    _, share = judged(PAPER, [0.205, 0.21, 0.215], title="CIFAR-100")
     assert (share.paper, share.verdict) == (21, AGREES)
     _, share = judged(PAPER, [0.2, 0.21], title="SVHN")
-    assert (share.verdict, share.why) == (NOT_COMPARABLE, "the paper gives no number")
+    assert (share.verdict, share.why) == (ESTIMATED, "the paper prints no number of this data set")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_verdicts_on_the_papers_experiment():
 )
 def test_other_experiments_are_not_comparable(config, how, why):
     for verdict in judged(config, [0.01, 0.01, 0.012], **how):
-        assert verdict.verdict == NOT_COMPARABLE and why in verdict.why
+        assert verdict.verdict == ESTIMATED and why in verdict.why and math.isnan(verdict.paper)
 
 
 def test_the_sentence_follows_the_table():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hatlab.analysis.comparisons import paired
 from hatlab.analysis.metrics import mean_interval
-from hatlab.analysis.verdicts import NOT_COMPARABLE
+from hatlab.analysis.verdicts import ESTIMATED
 from hatlab.config import ConfigError, RunConfig
 from hatlab.experiments.precision import tables
 from hatlab.experiments.precision.claims import statements, verdicts_for
@@ -179,25 +179,30 @@ def test_arms_are_compared_within_a_schedule_and_schedules_within_an_arm(tmp_pat
 
 
 def test_sentences_follow_the_table(tmp_path):
-    table = outcomes(finished(tmp_path, ["authors"]))
+    table = outcomes(finished(tmp_path, ["authors"], range(10)))
     table.loc[(table["arm"] == "float64") & (table["seed"] == 0), "accuracy"] += 1
     first, second = statements(differences(pairs(table)))
     assert first.startswith(
         "With float64 instead of float32 (authors schedule) usage at the end is 15.00 points lower "
     )
-    assert "average accuracy not told apart (+0.20 points, 95% interval +0.00 to " in first
-    assert first.endswith("; n = 5 seeds.") and "exact compensation" in second and "50.00 points lower" in second
+    assert (
+        "accuracy different by +0.10 points (no difference found, beyond 0.33 points excluded, 95% interval -0.13 to"
+        in first
+    )
+    assert first.endswith("; n = 10 seeds.") and "exact compensation" in second and "50.00 points lower" in second
     table["usage"] = 100 - table["usage"]
     assert "15.00 points higher (95% interval +15.00 to +15.00)" in statements(differences(pairs(table)))[0]
     few = statements(differences(pairs(outcomes(finished(tmp_path, seeds=(0, 1))))))
-    assert "15.00 points lower (too few pairs for an interval)" in few[0]
+    assert "different by -15.00 points (too few pairs to say more, 5 are needed, 95% interval" in few[0]
     assert few[4].startswith("With the paper schedule instead of the authors one (float32) usage")
-    assert "5.00 points higher" in few[4]
+    assert "different by +5.00 points" in few[4]
+    alone = statements(differences(pairs(outcomes(finished(tmp_path)))))  # five pairs cannot stand beside six others
+    assert "different by -15.00 points (nominally significant, not after Holm's correction" in alone[0]
 
 
 def test_the_paper_has_nothing_to_compare_with(tmp_path):
     found = verdicts_for(pairs(outcomes(finished(tmp_path))))
-    assert {v.verdict for v in found} == {NOT_COMPARABLE} and all(math.isnan(v.paper) for v in found)
+    assert {v.verdict for v in found} == {ESTIMATED} and all(math.isnan(v.paper) for v in found)
     assert [(round(v.ours, 6), v.n) for v in found] == [(-15, 5), (-50, 5), (-15, 5), (-50, 5), (5, 5)]
     assert [v.why for v in found[:4]] == ["the paper does not report precision"] * 4
     assert found[4].claim == "usage at the end: paper - authors schedule"

@@ -10,7 +10,7 @@ from torch import nn
 
 import hatlab
 from hatlab.analysis.metrics import mean_interval
-from hatlab.analysis.verdicts import NOT_COMPARABLE
+from hatlab.analysis.verdicts import ESTIMATED
 from hatlab.config import RunConfig
 from hatlab.experiments.weight_reuse import claims, tables
 from hatlab.experiments.weight_reuse.tables import weight_reuse
@@ -172,6 +172,6 @@ def test_the_sentence_follows_the_table(values, words):
 
 def test_there_is_no_number_of_the_paper_to_agree_with():
     share, times = claims.verdicts_for(pairs([[40, 40, 40], [50, 50, 50]]))
-    assert (share.ours, share.n, share.unit, share.verdict) == (45, 2, "%", NOT_COMPARABLE)
-    assert (times.ours, times.unit, times.why) == (2.25, "times", "the paper gives no number")
+    assert (share.ours, share.n, share.unit, share.verdict) == (45, 2, "%", ESTIMATED)
+    assert (times.ours, times.unit, times.why) == (2.25, "times", "the paper prints no number (sec. 4.4, Fig. 6)")
     assert claims.verdicts_for(pairs([[math.nan] * 3])) == []
