@@ -85,8 +85,9 @@ def readme(text: str, reference: Path) -> str:
 
     def block(match: re.Match[str]) -> str:
         start, what, place, end = match.groups()
+        path, anew = reference / place / f"{what}.csv", reference / f"{Path(place).parent / what / Path(place).name}.csv"
         # pyarrow reads each number as the nearest one, in every version of pandas
-        table = pd.read_csv(reference / place / f"{what}.csv", engine="pyarrow")
+        table = pd.read_csv(anew if anew.exists() else path, engine="pyarrow")
         if what == "verdicts":
             return f"{start}{verdicts.as_markdown(table.fillna({'unit': '', 'deviations': ''}))}\n{end}"
         lines = table[table["part"] == "conclusion"]["text"]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from hatlab.analysis.metrics import mean_interval
 from hatlab.analysis.verdicts import Verdict, new
 from hatlab.experiments.weight_reuse.tables import SHARES
 
-__all__ = ["statement", "verdicts_for"]
+__all__ = ["layers", "statement", "verdicts_for"]
 
 
 def statement(reuse: pd.DataFrame) -> str:
-    """Say in words how much later tasks reuse, and whether it is more than independent masks would share.
+    """Say in words how much later tasks reuse, and how that is beside what independent masks would share.
 
     Args:
         reuse: what `of_runs` returns.
@@ -20,24 +22,51 @@ def statement(reuse: pd.DataFrame) -> str:
     means = _of_seeds(reuse)
     if means.empty:
         return "No task uses any weight that another could reuse."
-    shares = {name: mean_interval(means[name].tolist()) for name in SHARES}
-    (share, low, high), (times, fewest, most) = shares["reused"], shares["beyond_chance"]
-    if len(means) == 1:
-        return (
-            f"A later task uses {share:.0f}% of an earlier one's weights too, {times:.2f} times what independent masks "
-            "would share (one seed, no interval)."
-        )
-    if fewest > 1:
-        told = "more than chance"
-    elif most < 1:
-        told = "less than chance"
-    else:
-        told = "not told apart from chance"
-    return (
-        f"A later task uses {share:.0f}% (95% interval {low:.0f} to {high:.0f}) of an earlier one's weights too, "
-        f"{times:.2f} times ({fewest:.2f} to {most:.2f}) what independent masks would share: {told}. Means over all "
-        f"pairs of tasks, n = {len(means)} seeds."
+    (share, low, high), (times, fewest, most) = (
+        mean_interval(means[name].tolist()) for name in ("reused", "beyond_chance")
     )
+    few = len(means) == 1
+    return (
+        f"A later task uses {share:.0f}% ({_between(low, high, 0, few)}) of an earlier one's weights too, {times:.2f} "
+        f"times ({_between(fewest, most, 2, few)}) what masks as large that know nothing of each other would share. "
+        f"Means over all pairs of tasks, n = {len(means)}."
+    )
+
+
+def _between(low: float, high: float, digits: int, few: bool) -> str:
+    return "one seed, no interval" if few else f"95% interval {low:.{digits}f} to {high:.{digits}f}"
+
+
+def layers(means: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
+    """Say, a sentence for each layer, what untouched gates would reuse, what each arm does, and what c changes.
+
+    Args:
+        means: what `layer_means` returns.
+        differences: what `layer_differences` returns.
+    """
+    said = []
+    for layer, same in means.groupby("layer", sort=False):
+        shares = [
+            f"{row.arm}: {row.reused:.1f}% [{row.reused_low:.1f}, {row.reused_high:.1f}]" for row in same.itertuples()
+        ]
+        found = [f"{row.arm} {_change(row)}" for row in differences[differences["layer"] == layer].itertuples()]
+        said.append(
+            f"{layer}: untouched gates would reuse {same['untouched'].iloc[0]:g}%; {', '.join(shares)}. Against c = 0: "
+            f"{'; '.join(found)}."
+        )
+    return said
+
+
+def _change(row: Any) -> str:
+    numbers = f"{row.mean:+.1f} points [{row.low:+.1f}, {row.high:+.1f}]"
+    if row.found == "yes":
+        return f"reuses {'more' if row.mean > 0 else 'less'}, {numbers}"
+    words = {
+        "few": "has too few pairs to be compared",
+        "alone": "is nominally significant, not after Holm's correction",
+        "no": f"has no difference that was found, beyond {max(-row.low, row.high):.1f} points excluded",
+    }
+    return f"{words[row.found]}, {numbers}"
 
 
 def _of_seeds(reuse: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from hatlab.experiments.style import WIDTH, of_seeds, styled, titled
 
-__all__ = ["weight_reuse"]
+__all__ = ["layers", "weight_reuse"]
 
 
 def weight_reuse(reuse: pd.DataFrame, title: str = "") -> Figure:
@@ -39,6 +39,35 @@ def weight_reuse(reuse: pd.DataFrame, title: str = "") -> Figure:
         _draw(panels[1], reuse, "beyond_chance", Normalize(0, largest), "{:.1f}", "Reused / expected by chance (times)")
         panels[0].set_ylabel("Task whose weights they are")
         panels[0].set_title(_heading(title, reuse), loc="left", pad=9)
+    return figure
+
+
+def layers(table: pd.DataFrame, means: pd.DataFrame, title: str = "") -> Figure:
+    """Draw, layer by layer, what each arm reuses: a dot for a seed, a mean with its interval; bars of untouched gates.
+
+    Args:
+        table, means: what `tables.by_layer` and `tables.layer_means` return.
+        title: what was trained on what; how many seeds there are is added.
+    """
+    arms, names = list(means["arm"].unique()), list(means["layer"].unique())
+    looks = dict(zip(arms, zip(plt.get_cmap("viridis")((0.1, 0.45, 0.75)), "osD", strict=True), strict=True))
+    with styled():
+        figure, axes = plt.subplots(figsize=(WIDTH, 3.1), layout="constrained")
+        for k, layer in enumerate(names):
+            expected = means.loc[means["layer"] == layer, "untouched"].iloc[0]
+            axes.hlines(expected, k - 0.4, k + 0.4, color="black", label="" if k else "untouched gates")
+            for j, arm in enumerate(arms):
+                x, (color, marker) = k + 0.25 * (j - 1), looks[arm]
+                seeds = table.loc[(table["arm"] == arm) & (table["layer"] == layer), "reused"]
+                axes.plot(x + np.linspace(-0.06, 0.06, len(seeds)), seeds, ".", color=color, alpha=0.35, markersize=4)
+                (row,) = means[(means["arm"] == arm) & (means["layer"] == layer)].itertuples()
+                reach = np.nan_to_num([[row.reused - row.reused_low], [row.reused_high - row.reused]])
+                axes.errorbar(x, row.reused, reach, fmt=marker, color=color, capsize=3, label="" if k else arm)
+        axes.set_xticks(range(len(names)), names)
+        axes.set_ylim(0, 100)
+        axes.set_ylabel("Held weights reused (%)")
+        axes.legend(ncols=4, loc="upper right")
+        axes.set_title(titled(title, of_seeds(means["seeds"], one="")), loc="left")
     return figure
 
 

@@ -8,6 +8,10 @@ above the threshold, in the first layer those of a unit above it. Of task i's we
 Two masks that know nothing of each other overlap as well. If the units that j uses in each layer were drawn at random,
 as many as there are, a weight of layer l would be among M_j with the probability |M_j,l| / (weights of l), and on
 average j would reuse the mean of that over M_i. What is reused beyond chance is the first share over this one.
+
+Being above it is no sign of a search. Gates start half open, and the regularizer has no reason to close units that
+earlier tasks hold, since these cost nothing. Gates that nobody touched would reuse half of the first layer's weights
+and a quarter of those between two gated layers, at any c; `by_layer` has that beside what is reused.
 """
 
 from __future__ import annotations
@@ -18,13 +22,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from hatlab.analysis import comparisons, metrics
 from hatlab.analysis.masks import task_masks
 from hatlab.analysis.metrics import mean_interval
+from hatlab.config import RunConfig
 from hatlab.method.capacity import weights_used
 from hatlab.method.protection import GatedLayer
 from hatlab.training.runs import Run
 
-__all__ = ["of_runs", "over_seeds", "weight_reuse"]
+__all__ = ["arms", "by_layer", "layer_differences", "layer_means", "of_runs", "over_seeds", "weight_reuse"]
 
 SHARES = ("reused", "expected", "beyond_chance")
 
@@ -107,3 +113,48 @@ def over_seeds(reuse: pd.DataFrame) -> pd.DataFrame:
             row |= zip((name, f"{name}_low", f"{name}_high"), mean_interval(values or [math.nan]), strict=True)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def arms(base: RunConfig) -> dict[str, RunConfig]:
+    """Return the runs whose reuse is compared: without regularizer, `base`, and its cross mode (or original)."""
+    other = "original" if base.mode == "cross" else "cross"
+    return {"c = 0": base.replace(c=0.0, mode="original"), base.mode: base, other: base.replace(mode=other)}
+
+
+def by_layer(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
+    """Return how much of what an earlier task holds a later one reuses, layer by layer: one row per arm, seed, layer.
+
+    Columns: `arm`, `seed`, `layer`; `reused`: in %, the mean over all pairs of tasks whose first uses weights there;
+    `untouched`: what gates that still are as they started would reuse, in % on average.
+
+    Args:
+        runs: arm -> its runs, one for each seed.
+    """
+    rows = []
+    for arm, of_arm in runs.items():
+        for run in of_arm:
+            chain, masks = task_masks(run)
+            for link in chain:
+                own = [{name: mask[name] for name in (link.name, link.previous) if name} for mask in masks]
+                reused = float(weight_reuse([link], own)["reused"].mean())
+                rows.append((arm, run.config.seed, link.name, reused, 25.0 if link.previous else 50.0))
+    return pd.DataFrame(rows, columns=["arm", "seed", "layer", "reused", "untouched"])
+
+
+def layer_means(table: pd.DataFrame) -> pd.DataFrame:
+    """Return means over seeds with 95% intervals: `arm`, `layer`, `untouched`, `seeds`, `reused` with `_low`, `_high`.
+
+    `table`: what `by_layer` returns.
+    """
+    return metrics.over_seeds(table, ["arm", "layer", "untouched"], ["reused"])
+
+
+def layer_differences(table: pd.DataFrame) -> pd.DataFrame:
+    """Return what `comparisons.differences` finds of each arm minus "c = 0", layer by layer, in percentage points.
+
+    Corrected for all of them. `table`: what `by_layer` returns.
+    """
+    none = table.loc[table["arm"] == "c = 0", ["seed", "layer", "reused"]]
+    pairs = table[table["arm"] != "c = 0"].merge(none, on=["seed", "layer"], suffixes=("", "_none"))
+    pairs = pairs.assign(reference="c = 0", difference=pairs["reused"] - pairs["reused_none"])
+    return comparisons.differences(pairs, ["arm", "reference", "layer"], ["reference"])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import hatlab
+from hatlab.analysis.masks import task_masks
 from hatlab.analysis.metrics import mean_interval
 from hatlab.analysis.verdicts import ESTIMATED
 from hatlab.config import RunConfig
@@ -155,14 +156,9 @@ def test_two_runs_of_one_seed_are_no_mean_over_seeds():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ([[40, 40, 40], [42, 42, 42]], "uses 41% (95% interval 28 to 54)"),
-        (
-            [[40, 40, 40], [42, 42, 42]],
-            "2.05 times (1.41 to 2.69) what independent masks would share: more than chance.",
-        ),
-        ([[10, 10, 10], [11, 11, 11]], "less than chance"),
-        ([[10, 10, 10], [40, 40, 40]], "not told apart from chance"),
-        ([[40, 40, 40]], "2.00 times what independent masks would share (one seed, no interval)"),
+        ([[40, 40, 40], [42, 42, 42]], "uses 41% (95% interval 28 to 54) of an earlier one's"),
+        ([[40, 40, 40], [42, 42, 42]], "2.05 times (95% interval 1.41 to 2.69) what masks as large that know nothing"),
+        ([[40, 40, 40]], "2.00 times (one seed, no interval) what masks as large"),
         ([[math.nan] * 3], "No task uses any weight"),
     ],
 )
@@ -175,3 +171,55 @@ def test_there_is_no_number_of_the_paper_to_agree_with():
     assert (share.ours, share.n, share.unit, share.verdict) == (45, 2, "%", ESTIMATED)
     assert (times.ours, times.unit, times.why) == (2.25, "times", "the paper prints no number (sec. 4.4, Fig. 6)")
     assert claims.verdicts_for(pairs([[math.nan] * 3])) == []
+
+
+# --- layer by layer ---------------------------------------------------------------------------------------------------
+
+
+def shares(**arms):
+    """A table as `by_layer` makes it, of one layer behind another: each arm's share by seed."""
+    rows = [(arm, seed, "fc2", value, 25.0) for arm, values in arms.items() for seed, value in enumerate(values)]
+    return pd.DataFrame(rows, columns=["arm", "seed", "layer", "reused", "untouched"]).replace("none", "c = 0")
+
+
+def test_a_layers_share_is_that_of_its_own_weights(runs):
+    table = tables.by_layer({"original": runs})
+    assert list(table.columns) == ["arm", "seed", "layer", "reused", "untouched"]
+    assert table["untouched"].tolist() == [50, 25] * len(runs)
+    chain, masks = task_masks(runs[0])
+    first = [mask[chain[0].name] > 0.5 for mask in masks]
+    own = [100 * (a & b).sum() / a.sum() for a, b in itertools.combinations(first, 2)]
+    assert table["reused"].iloc[0] == pytest.approx(np.mean(own))
+
+
+def test_untouched_gates_reuse_what_is_said_of_them():
+    """A thousand units a layer, drawn as embeddings start: half open, whatever the other task has."""
+    rng = np.random.default_rng(0)
+    chain = gated_layers({"fc1": nn.Linear(4, 1000), "fc2": nn.Linear(1000, 1000)})
+    masks = [{name: (rng.normal(size=1000) > 0).astype(float) for name in ("fc1", "fc2")} for _ in range(8)]
+    for link, expected in zip(chain, (50, 25), strict=True):
+        assert weight_reuse([link], masks)["reused"].mean() == pytest.approx(expected, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("cross", "words"),
+    [
+        ([35.0 + 0.1 * k for k in range(10)], "cross reuses more, +10.0 points"),
+        ([15.0 + 0.1 * k for k in range(10)], "cross reuses less, -10.0 points"),
+        ([25.0 + 0.1 * k + (-1) ** k for k in range(10)], "cross has no difference that was found, beyond 0.8 points"),
+        ([35.0, 36.0], "cross has too few pairs to be compared"),
+    ],
+)  # fmt: skip
+def test_arms_are_compared_with_none(cross, words):
+    table = shares(none=[25.0 + 0.1 * k for k in range(len(cross))], cross=cross)
+    (said,) = claims.layers(tables.layer_means(table), tables.layer_differences(table))
+    assert said.startswith("fc2: untouched gates would reuse 25%; c = 0: 25.")
+    assert f"Against c = 0: {words}" in said
+
+
+def test_the_arms_are_none_the_base_and_its_cross_mode():
+    base = SMALL.replace(c=0.75)
+    found = tables.arms(base)
+    assert list(found) == ["c = 0", "original", "cross"] and found["original"] == base
+    assert (found["c = 0"].c, found["cross"].mode, found["cross"].c) == (0, "cross", 0.75)
+    assert list(tables.arms(base.replace(mode="cross"))) == ["c = 0", "cross", "original"]

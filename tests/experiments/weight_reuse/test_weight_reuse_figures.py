@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hatlab.experiments.weight_reuse.figures import weight_reuse
+from hatlab.experiments.weight_reuse import tables
+from hatlab.experiments.weight_reuse.figures import layers, weight_reuse
 
 
 @pytest.fixture(autouse=True)
@@ -83,3 +84,21 @@ def test_colours_are_fixed_and_numbers_readable_on_them():
 def test_an_empty_table_is_refused():
     with pytest.raises(ValueError, match="empty"):
         weight_reuse(table().iloc[:0])
+
+
+def test_layers_stand_beside_untouched_gates():
+    rows = [
+        (arm, seed, layer, value + seed, expected)
+        for arm, value in {"c = 0": 40.0, "original": 50.0, "cross": 90.0}.items()
+        for layer, expected in {"fc1": 50.0, "fc2": 25.0}.items()
+        for seed in range(3)
+    ]
+    found = pd.DataFrame(rows, columns=["arm", "seed", "layer", "reused", "untouched"])
+    (axes,) = layers(found, tables.layer_means(found), title="Split digits, c = 0.75").axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["fc1", "fc2"]
+    assert [line.get_segments()[0][0, 1] for line in axes.collections[:1]] == [50.0]
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == ["untouched gates", "c = 0", "original", "cross"]
+    assert axes.get_title(loc="left") == "Split digits, c = 0.75\nmean of 3 seeds"
+    one = found[found["seed"] == 0]
+    assert layers(one, tables.layer_means(one)).axes  # no interval, no error

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*IPython:DeprecationWarning")
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
-    small = {"seeds": [0, 1], "widths": [80, 80], "max_epochs": 12}
+    small = {"seeds": [0, 1], "widths": [80, 80], "max_epochs": 8}
     return execute("05_weight_reuse.ipynb", folder, **small), folder / "interactive" / "weight_reuse"
 
 
@@ -39,6 +39,22 @@ def test_the_text_and_the_verdicts_say_what_the_table_says(executed):
     )  # fmt: skip
     assert f"A later task uses {share.ours:.0f}% (95% interval" in printed
     assert f"{times.ours:.2f} times (" in printed
-    assert n_images(notebook) == 2
+    assert n_images(notebook) == 3
     names = {path.name for path in folder.iterdir()}
-    assert {f"weight_reuse{which}.{end}" for which in ("", "_one_seed") for end in ("png", "pdf")} <= names
+    assert {
+        f"{name}.{end}"
+        for name in ("weight_reuse", "weight_reuse_one_seed", "reuse_by_layer")
+        for end in ("png", "pdf")
+    } <= names
+
+
+def test_each_layer_is_compared_with_untouched_gates_and_with_no_regularizer(executed):
+    notebook, folder = executed
+    layers = pd.read_csv(folder / "layers.csv").set_index(["arm", "layer"])
+    assert set(layers.index.get_level_values("arm")) == {"c = 0", "original", "cross"}
+    assert layers.loc["c = 0", "untouched"].tolist() == [50, 25]
+    assert (layers.loc["c = 0", "reused"] - layers.loc["c = 0", "untouched"]).abs().max() < 15
+    assert (layers.loc["cross", "reused"] > layers.loc["original", "reused"]).all()
+    differences = pd.read_csv(folder / "differences.csv")
+    assert set(differences["found"]) == {"few"} and len(differences) == 4
+    assert "fc2: untouched gates would reuse 25%; c = 0: " in str(notebook.cells)
