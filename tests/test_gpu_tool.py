@@ -23,7 +23,7 @@ TINY = """
 paper:
   forgetting:
     notebook: 07_forgetting.ipynb
-    parameters: {seeds: [0], widths: [20, 20], max_epochs: 2, others: {n_tasks: 2}}
+    parameters: {tuning_seeds: [100], widths: [20, 20], max_epochs: 2, others: {n_tasks: 2}}
   capacity_usage_gone:
     notebook: 02_capacity_usage.ipynb
     parameters: {dataset: "npz:gone.npz"}
@@ -64,7 +64,7 @@ def test_all_is_made_that_fits_and_one_folder_has_it(call, capsys, tmp_path):
     said = capsys.readouterr().out
     assert "capacity_usage_gone: left out. dataset = 'npz:gone.npz': there is no such file" in said
     assert (
-        said.index("capacity_usage: seed 0") < said.index("capacity_usage: seed 1") < said.index("forgetting: seed 0")
+        said.index("capacity_usage: seed 0") < said.index("capacity_usage: seed 1") < said.index("forgetting: seed 100")
     )
     found = manifest(call.folder)
     assert found["figures"]["capacity_usage"] == {"runs": 6, "finished": 6}

@@ -3,6 +3,8 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from hatlab.analysis import metrics
@@ -118,3 +120,46 @@ def test_over_seeds_holds_apart_what_it_is_told_to():
     assert (found["x_low"][0], found["x_high"][0]) == metrics.mean_interval([1, 2, 6])[1:]
     assert np.isnan(found["c"][1]) and np.isnan(found["x_low"][1])
     assert metrics.over_seeds(table, [], ["x"])["x"].tolist() == [4]
+
+
+# --- what is forgotten, and what was never learnt ---------------------------------------------------------------------
+
+
+def test_forgetting_starts_from_the_best_accuracy_and_backward_transfer_from_the_first():
+    table = accuracies([0.8], [0.9, 0.7], [0.6, 0.75, 0.5])
+    assert metrics.forgetting(table) == pytest.approx(((0.9 - 0.6) + (0.7 - 0.75)) / 2)
+    assert backward_transfer(table) == pytest.approx(((0.6 - 0.8) + (0.75 - 0.7)) / 2)
+
+
+def test_learning_and_average_incremental_accuracy():
+    assert metrics.learning_accuracy(THREE_TASKS) == pytest.approx((0.9 + 0.7 + 0.5) / 3)
+    steps = [0.9, (0.8 + 0.7) / 2, (0.6 + 0.75 + 0.5) / 3]
+    assert metrics.average_incremental_accuracy(THREE_TASKS) == pytest.approx(np.mean(steps))
+
+
+def test_what_is_never_learnt_is_intransigence_and_no_forgetting():
+    rigid = accuracies([0.9], [0.9, 0.7], [0.9, 0.7, 0.5])
+    alone = np.array([0.9, 0.9, 0.9])
+    assert metrics.forgetting(rigid) == 0
+    assert metrics.intransigence(rigid, alone) == pytest.approx(0.2)
+    assert metrics.forward_transfer(rigid, alone) == pytest.approx(-0.3)
+
+
+def test_what_is_lost_is_forgetting_and_no_intransigence():
+    plastic = accuracies([0.9], [0.6, 0.9], [0.5, 0.6, 0.9])
+    alone = np.array([0.9, 0.9, 0.9])
+    assert metrics.forgetting(plastic) == pytest.approx((0.4 + 0.3) / 2)
+    assert metrics.intransigence(plastic, alone) == metrics.forward_transfer(plastic, alone) == 0
+
+
+def test_one_task_is_neither_forgotten_nor_helped():
+    one = accuracies([0.9])
+    assert math.isnan(metrics.forgetting(one)) and math.isnan(metrics.forward_transfer(one, np.array([0.8])))
+    assert metrics.intransigence(one, np.array([0.8])) == pytest.approx(-0.1)
+
+
+@given(st.integers(2, 6).flatmap(lambda n: st.lists(st.floats(0, 1), min_size=n * n, max_size=n * n)))
+def test_forgetting_is_never_below_minus_backward_transfer(values):
+    n = math.isqrt(len(values))
+    table = accuracies(*(values[k * n : k * n + k + 1] for k in range(n)))
+    assert metrics.forgetting(table) >= -backward_transfer(table) - 1e-12

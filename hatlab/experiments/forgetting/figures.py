@@ -15,7 +15,7 @@ from hatlab.analysis.metrics import Interval
 from hatlab.analysis.paper import METHODS, PAPER_SEEDS, TABLE_1
 from hatlab.experiments.style import GUIDE, MARKERS, WIDTH, error_bars, headline, of_seeds, styled, titled
 
-__all__ = ["accuracy_of_tasks", "forgetting", "hyperparameters"]
+__all__ = ["accuracy_of_tasks", "forgetting", "hyperparameters", "tuning"]
 
 # told apart by marker and by shade, so in grey print, too
 LOOKS: Final[dict[str, dict[str, Any]]] = {
@@ -53,6 +53,42 @@ def forgetting(summary: pd.DataFrame, title: str = "") -> Figure:
         ours.legend(loc="lower left")
         ours.set_title(titled(title, _seeds(summary)), loc="left")
         _paper(paper, summary, methods, n_tasks)
+    return figure
+
+
+def tuning(table: pd.DataFrame, title: str = "") -> Figure:
+    """Draw what each choice of a method's parameters came to; the one that was chosen is filled.
+
+    Args:
+        table: what `tables.tuning` returns.
+        title: what was trained on what; the number of seeds is added.
+    """
+    panels = {"hat": ("c", "s_max", "HAT: compressibility c"), "ewc": ("ewc_lambda", "", "EWC: weight of its penalty")}
+    shown = [method for method in panels if method in set(table["method"])]
+    with styled():
+        figure, axes = plt.subplots(
+            1, len(shown), figsize=(WIDTH, 2.7), layout="constrained", sharey=True, squeeze=False
+        )
+        for panel, method in zip(axes[0], shown, strict=True):
+            name, by, label = panels[method]
+            rows = table[table["method"] == method].sort_values(name)
+            lines = (
+                [(f"$s_\\mathrm{{max}}$ = {value:g}", same) for value, same in rows.groupby(by)] if by else [("", rows)]
+            )
+            for k, (of_line, same) in enumerate(lines):
+                look = {**LOOKS[method], "marker": MARKERS[k], "linestyle": ("-", "--", ":", "-.")[k % 4]}
+                reached = Interval(same["accuracy"], same["accuracy_low"], same["accuracy_high"])
+                error_bars(panel, same[name], reached, capsize=2, label=of_line, markerfacecolor="white", **look)
+                chosen = same[same["chosen"]]
+                panel.plot(chosen[name], chosen["accuracy"], look["marker"], color=look["color"], zorder=3)
+            panel.set_xscale("log")
+            panel.set_xticks(sorted(set(rows[name])), [f"{value:g}" for value in sorted(set(rows[name]))])
+            panel.xaxis.set_minor_locator(NullLocator())
+            panel.set_xlabel(label)
+            if by:
+                panel.legend()
+        axes[0, 0].set_ylabel("Average accuracy (%)")
+        headline(figure, title, f"{of_seeds(table['seeds'])}, not among those reported; filled: chosen")
     return figure
 
 

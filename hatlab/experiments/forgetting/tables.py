@@ -15,12 +15,12 @@ import pandas as pd
 
 from hatlab.analysis import metrics
 from hatlab.analysis.metrics import LEAST_GAIN, accuracy_matrix, forgetting_ratio
-from hatlab.config import RunConfig
+from hatlab.config import ConfigError, RunConfig
 from hatlab.data.datasets import load_all
 from hatlab.data.tasks import TaskSequence, make_sequence
 from hatlab.training.runs import Run
 
-__all__ = ["chance", "forgetting", "joint_config", "over_seeds", "training_images"]
+__all__ = ["best", "candidates", "chance", "forgetting", "joint_config", "over_seeds", "training_images", "tuning"]
 
 
 def chance(sequence: TaskSequence) -> np.ndarray:
@@ -41,6 +41,58 @@ def chance(sequence: TaskSequence) -> np.ndarray:
 def joint_config(config: RunConfig) -> RunConfig:
     """Return the run of joint training that a run of `config` is compared with: the same tasks, network and seed."""
     return config.replace(method="joint", c=0.0, embedding_init=RunConfig().embedding_init)
+
+
+def candidates(
+    base: RunConfig,
+    methods: Sequence[str],
+    cs: Sequence[float],
+    s_maxs: Sequence[float],
+    ewc_lambdas: Sequence[float],
+    tuning_seeds: Sequence[int],
+    seeds: Sequence[int],
+) -> list[RunConfig]:
+    """Return the runs among which HAT's c and s_max and EWC's lambda are chosen, on seeds that are not reported.
+
+    Raises:
+        ConfigError: a seed is for choosing and for reporting; one of two methods would be given more choices.
+    """
+    if both := sorted(set(tuning_seeds) & set(seeds)):
+        raise ConfigError(f"tuning_seeds = {list(tuning_seeds)}: {both[0]} is among seeds = {list(seeds)}, too")
+    if "ewc" in methods and len(cs) * len(s_maxs) != len(ewc_lambdas):
+        raise ConfigError(
+            f"ewc_lambdas = {list(ewc_lambdas)}: needed are as many values as HAT has of cs and s_maxs, "
+            f"{len(cs)} x {len(s_maxs)}"
+        )
+    tried = base.grid(c=cs, s_max=s_maxs, seed=tuning_seeds)
+    if "ewc" in methods:
+        tried += base.replace(method="ewc", c=0.0).grid(ewc_lambda=ewc_lambdas, seed=tuning_seeds)
+    return tried
+
+
+TUNED = {"hat": ("c", "s_max"), "ewc": ("ewc_lambda",)}
+
+
+def tuning(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return one row for each choice: `method`, `c`, `s_max`, `ewc_lambda`; `seeds`; test accuracy in % after the last
+    task, averaged over the tasks, `accuracy` with its `_low` and `_high`; `chosen`: the highest mean of its method, the
+    first of equal ones.
+
+    `runs`: those of `candidates`.
+    """
+    names = ["method", "c", "s_max", "ewc_lambda"]
+    rows = [
+        {name: getattr(run.config, name) for name in names} | {"accuracy": 100 * metrics.average_accuracy(run.accuracy)}
+        for run in runs
+    ]
+    table = metrics.over_seeds(pd.DataFrame(rows), names, ["accuracy"])
+    return table.assign(chosen=table.index.isin(table.groupby("method")["accuracy"].idxmax()))
+
+
+def best(table: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Return method -> the parameters that were chosen for it. `table`: what `tuning` returns."""
+    rows = table[table["chosen"]].set_index("method")
+    return {str(method): {name: float(row[name]) for name in TUNED[str(method)]} for method, row in rows.iterrows()}
 
 
 def forgetting(runs: Sequence[Run], joint: Sequence[Run]) -> pd.DataFrame:

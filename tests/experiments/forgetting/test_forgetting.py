@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hatlab.analysis import paper
-from hatlab.config import RunConfig
+from hatlab.config import ConfigError, RunConfig
 from hatlab.data.datasets import load
 from hatlab.data.tasks import make_sequence
 from hatlab.experiments.forgetting import claims, tables
@@ -180,3 +180,38 @@ def test_table_1_is_the_papers():
     assert paper.forgetting("HAT", 5) is None and paper.forgetting("random", 8) is None
     assert paper.TABLE_1["rho_8"].is_monotonic_increasing and len(paper.TABLE_1) == 10
     assert set(paper.METHODS.values()) <= set(paper.TABLE_1["method"])
+
+
+# --- the choice of parameters -----------------------------------------------------------------------------------------
+
+
+def test_hat_and_ewc_have_as_many_choices_on_seeds_that_are_not_reported():
+    found = tables.candidates(BASE, ["ewc", "sgd"], [0.25, 2.5], [400.0], [5.0, 500.0], [100, 101], [0, 1])
+    assert [(config.method, config.c, config.ewc_lambda) for config in found[::2]] == [
+        ("hat", 0.25, 5000.0), ("hat", 2.5, 5000.0), ("ewc", 0.0, 5.0), ("ewc", 0.0, 500.0),
+    ]  # fmt: skip
+    assert {config.seed for config in found} == {100, 101}
+    assert all(config.method == "hat" for config in tables.candidates(BASE, ["sgd"], [1.0], [400.0], [], [9], [0]))
+    with pytest.raises(ConfigError, match=r"tuning_seeds = \[3, 4\]: 4 is among seeds = \[4, 5\], too"):
+        tables.candidates(BASE, [], [1.0], [400.0], [], [3, 4], [4, 5])
+    with pytest.raises(ConfigError, match=r"ewc_lambdas = \[5.0\]: needed are as many values as HAT has .* 2 x 1"):
+        tables.candidates(BASE, ["ewc"], [1.0, 2.0], [400.0], [5.0], [9], [0])
+
+
+def tried(accuracies):
+    """Runs of two choices of each method, with these accuracies by seed."""
+    configs = [BASE.replace(c=c) for c in (0.25, 2.5)]
+    configs += [BASE.replace(method="ewc", c=0.0, ewc_lambda=value) for value in (5.0, 500.0)]
+    return [
+        made_run(config.replace(seed=100 + k), [[value]]) for config, values in zip(configs, accuracies, strict=True)
+        for k, value in enumerate(values)
+    ]  # fmt: skip
+
+
+def test_the_highest_mean_is_chosen_and_the_first_of_equal_ones():
+    table = tables.tuning(tried([[0.9, 0.8], [0.8, 0.7], [0.5, 0.7], [0.6, 0.6]]))
+    assert table["chosen"].tolist() == [True, False, True, False] and table["seeds"].tolist() == [2] * 4
+    assert table["accuracy"].tolist() == pytest.approx([85, 75, 60, 60])
+    assert tables.best(table) == {"hat": {"c": 0.25, "s_max": 400.0}, "ewc": {"ewc_lambda": 5.0}}
+    other = tables.tuning(tried([[0.7, 0.7], [0.8, 0.7], [0.5, 0.5], [0.6, 0.6]]))
+    assert tables.best(other) == {"hat": {"c": 2.5, "s_max": 400.0}, "ewc": {"ewc_lambda": 500.0}}

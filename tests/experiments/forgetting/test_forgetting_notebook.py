@@ -1,10 +1,15 @@
 """07_forgetting, smaller than it stands: HAT keeps what SGD forgets, and the text says what the table says."""
 
+import json
+
 import pandas as pd
 import pytest
 from test_notebooks import execute, n_images
 
-SMALL = {"seeds": [0, 1], "widths": [60, 60], "max_epochs": 12}
+SMALL = {
+    "seeds": [0, 1], "widths": [60, 60], "max_epochs": 12,
+    "cs": [0.75], "s_maxs": [100, 400], "ewc_lambdas": [500, 50000], "tuning_seeds": [100, 101],
+}  # fmt: skip
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*IPython:DeprecationWarning")
 
@@ -38,4 +43,18 @@ def test_the_text_and_the_verdicts_are_the_tables(outcome):
     assert verdicts.loc[claim, "kind"] == "statement"
     beside = verdicts.loc["HAT: ratio after 2 tasks (Table 1)"]
     assert pd.isna(beside["paper"]) and beside["verdict"] == "estimated"
-    assert n_images(executed) == 1 and (folder / "forgetting.pdf").exists()
+    assert n_images(executed) == 2 and (folder / "forgetting.pdf").exists()
+
+
+def test_the_runs_have_what_was_chosen_on_other_seeds(outcome):
+    _, folder = outcome
+    tuning = pd.read_parquet(folder / "tuning.parquet")
+    assert len(tuning) == 4 and tuning.groupby("method")["chosen"].sum().tolist() == [1, 1]
+    for _, same in tuning.groupby("method"):
+        assert same.loc[same["chosen"], "accuracy"].item() == same["accuracy"].max()
+    chosen = tuning[tuning["chosen"]].set_index("method")
+    ratios = pd.read_parquet(folder / "ratios.parquet")
+    assert set(ratios.loc[ratios["method"] == "hat", "s_max"]) == {chosen.loc["hat", "s_max"]}
+    configs = [run["config"] for run in json.loads((folder / "manifest.json").read_text())["runs"]]
+    ewc = {config["ewc_lambda"] for config in configs if config["method"] == "ewc" and config["seed"] < 100}
+    assert ewc == {chosen.loc["ewc", "ewc_lambda"]}
