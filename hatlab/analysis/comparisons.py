@@ -18,9 +18,11 @@ import numpy as np
 import pandas as pd
 
 from hatlab.analysis.metrics import mean_interval
+from hatlab.config import ConfigError
 
 __all__ = [
-    "ALPHA", "MIN_PAIRS", "Comparison", "differences", "holm", "paired", "pairs_needed", "sign_flip_p", "smallest_p",
+    "ALPHA", "MIN_PAIRS", "Comparison", "differences", "holm", "paired", "pairs_needed", "refuse_shared",
+    "sign_flip_p", "smallest_p",
 ]  # fmt: skip
 
 ALPHA: Final = 0.05
@@ -31,6 +33,12 @@ SEED: Final = 0
 # Values are counted in billionths: sums of whole numbers are the same in any order, so ties between resamples are ties
 # on every machine, and what differs by the rounding of its own sums does not differ.
 PER_UNIT: Final = 1e9
+
+
+def refuse_shared(tuning_seeds: Sequence[int], seeds: Sequence[int]) -> None:
+    """Refuse a seed on which parameters are chosen and that is reported, too, with ConfigError."""
+    if both := sorted(set(tuning_seeds) & set(seeds)):
+        raise ConfigError(f"tuning_seeds = {list(tuning_seeds)}: {both[0]} is among seeds = {list(seeds)}, too")
 
 
 class Comparison(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -12,7 +12,7 @@ from hatlab.analysis import verdicts
 from hatlab.analysis.comparisons import ALPHA, MIN_PAIRS, pairs_needed, smallest_p
 from hatlab.experiments.cross_ablation.tables import ARMS, MAIN, OUTCOMES, main_c
 
-__all__ = ["conclusion", "findings", "reading", "table", "verdict_table"]
+__all__ = ["at_best", "conclusion", "findings", "reading", "table", "verdict_table"]
 
 UNCORRECTED = "nominally significant, not after Holm's correction"
 
@@ -87,6 +87,28 @@ def conclusion(differences: pd.DataFrame) -> list[str]:
             "a c does to the regularizer's first term."
         )
     return said
+
+
+def at_best(differences: pd.DataFrame, chosen: Mapping[str, tuple[str, float]]) -> list[str]:
+    """Say how the modes compare when each has its own best c, a sentence for each comparison.
+
+    Args:
+        differences: what `tables.at_best` returns.
+        chosen: what `tables.best` returns.
+    """
+    said = []
+    for (one, other), same in differences.groupby(["arm", "reference"], sort=False):
+        names = [_at(mode, *chosen[mode]) for mode in (str(one), str(other))]
+        parts = [
+            f"{OUTCOMES[str(row.outcome)]} {_word(row)}" + (f" ({_numbers(row)})" if row.n else "")
+            for row in same.itertuples()
+        ]
+        said.append(f"{names[0]} compared with {names[1]} (n = {_count(same['n'])}): {'; '.join(parts)}.")
+    return said
+
+
+def _at(mode: str, arm: str, c: float) -> str:
+    return f"{mode} at c = {c * ARMS[arm][2]:g}" if c else ARMS["none"][0]
 
 
 def verdict_table(table: pd.DataFrame) -> pd.DataFrame:

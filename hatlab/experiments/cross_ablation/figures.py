@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import matplotlib.pyplot as plt
@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from hatlab.analysis.metrics import Interval
+from hatlab.analysis.metrics import Interval, over_seeds
 from hatlab.experiments.cross_ablation.tables import ARMS, MAIN, OUTCOMES
 from hatlab.experiments.style import UNREGULARIZED, WIDTH, error_bars, headline, styled
 
-__all__ = ["cross_ablation", "cross_differences"]
+__all__ = ["cross_ablation", "cross_differences", "plane", "task_curves"]
 
 # told apart by marker as well as by shade, dark to light: grey print has no colours
 MARKERS: Final[dict[str, dict[str, Any]]] = {
@@ -106,6 +106,74 @@ def cross_differences(pairs: pd.DataFrame, differences: pd.DataFrame, title: str
             _categories(axes, cs)
         panels[0].set_ylabel("Cross − original at c/2\n(percentage points)")
         headline(figure, title, f"{_seeds(pairs['seed'].nunique())}; filled: found after Holm's correction")
+    return figure
+
+
+def plane(outcomes: pd.DataFrame, title: str = "") -> Figure:
+    """Draw every arm at every c in the plane of capacity usage and average accuracy: means over seeds with intervals.
+
+    Points of one mode are joined in the order of c, which stands beside each of its ends.
+
+    Args:
+        outcomes: what `tables.outcomes` returns.
+        title: as in `cross_ablation`.
+    """
+    with styled():
+        figure, axes = plt.subplots(figsize=(WIDTH, 3.6), layout="constrained")
+        for arm, (name, *_) in ARMS.items():
+            means = over_seeds(outcomes[outcomes["arm"] == arm], ["c"], ["capacity", "accuracy"]).sort_values("c")
+            look = {key: value for key, value in MARKERS[arm].items() if key != "marker"}
+            reach = [np.nan_to_num(means[f"{axis}_high"] - means[axis]) for axis in ("capacity", "accuracy")]
+            axes.errorbar(
+                means["capacity"], means["accuracy"], xerr=reach[0], yerr=reach[1], label=name, linewidth=0.8,
+                elinewidth=0.8, marker=MARKERS[arm]["marker"], **look,
+            )  # fmt: skip
+            for row in {0: means.iloc[0], len(means) - 1: means.iloc[-1]}.values():
+                if row["c"]:
+                    place = (row["capacity"], row["accuracy"])
+                    axes.annotate(f" {row['c']:g}", place, fontsize=7, color=look["color"], va="bottom")
+        axes.set_xlabel("Capacity usage after the last task (% of weights)")
+        axes.set_ylabel("Average accuracy (%)")
+        axes.legend()
+        headline(figure, title, _seeds(outcomes["seed"].nunique()).partition(";")[0] + "; numbers: c")
+    return figure
+
+
+def task_curves(table: pd.DataFrame, chosen: Mapping[str, tuple[str, float]], title: str = "") -> Figure:
+    """Draw what becomes of the newest task as capacity runs out, each mode at the c that was chosen for it.
+
+    Left, its accuracy after each number of tasks; in the middle, the same against the free weights; right, the share of
+    what is held that it reuses. Means over seeds with bands of their 95% intervals.
+
+    Args:
+        table: what `tables.by_task` returns.
+        chosen: what `tables.best` returns.
+        title: as in `cross_ablation`.
+    """
+    panels = (("task", "newest", "Tasks learnt"), ("free", "newest", "Free weights before (%)"),
+              ("task", "reused", "Tasks learnt"))  # fmt: skip
+    with styled():
+        figure, row = plt.subplots(1, 3, figsize=(WIDTH, 2.8), layout="constrained")
+        for mode, (arm, c) in chosen.items():
+            same = table[(table["arm"] == arm) & (table["c"] == c)]
+            means = over_seeds(same, ["task"], ["newest", "free", "reused"])
+            name = f"{mode}, c = {c * ARMS[arm][2]:g}" if c else ARMS["none"][0]
+            for axes, (x, y, _) in zip(row, panels, strict=True):
+                look = {**MARKERS[mode], "markersize": 3}
+                axes.plot(means[x], means[y], label=name, linewidth=1, **look)
+                axes.fill_between(
+                    means[x], means[f"{y}_low"], means[f"{y}_high"], color=look["color"], alpha=0.15, lw=0
+                )
+        for axes, (x, y, label) in zip(row, panels, strict=True):
+            axes.set_xlabel(label)
+            axes.set_ylabel({"newest": "Accuracy on the newest task (%)", "reused": "Share reused (%)"}[y])
+            if x == "free":
+                axes.invert_xaxis()
+        handles, labels = row[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        headline(
+            figure, title, f"means over {table['seed'].nunique()} seeds, bands: 95% interval; c chosen on other seeds"
+        )
     return figure
 
 

@@ -9,7 +9,7 @@ also has in it what half a c does. Runs are compared in pairs of the same seed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import pandas as pd
@@ -25,6 +25,9 @@ __all__ = [
     "MAIN",
     "OUTCOMES",
     "Cell",
+    "at_best",
+    "best",
+    "by_task",
     "configs",
     "differences",
     "main_c",
@@ -191,3 +194,76 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
 def main_c(cs: Sequence[float]) -> float:
     """Return the paper's c if it is among `cs`, else the middle one: where one c has to stand for all."""
     return PAPERS_C if PAPERS_C in cs else sorted(cs)[len(cs) // 2]
+
+
+def by_task(cells: Sequence[Cell], runs: Sequence[Run]) -> pd.DataFrame:
+    """Return one row per cell and task, as capacity runs out.
+
+    Columns: `arm`, `c`, `seed`, `task` (from 1); in % `newest` (test accuracy on the task right after it), `free`
+    (weights that no task before held), `usage` (weights that are held after it) and `reused` (of what is held before
+    it; NaN in the first task).
+
+    Args:
+        cells, runs: as for `outcomes`.
+    """
+    found = {run.run_id: _of_tasks(run) for run in runs}
+    tables = [
+        found[cell.config.run_id].assign(arm=cell.arm, c=cell.c, seed=cell.seed)[["arm", "c", "seed", *TASK_COLUMNS]]
+        for cell in cells
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+TASK_COLUMNS: Final = ("task", "newest", "free", "usage", "reused")
+
+
+def _of_tasks(run: Run) -> pd.DataFrame:
+    kept = run.tasks[["task", "best_epoch", "weights"]].rename(columns={"best_epoch": "epoch"})
+    total = run.capacity[run.capacity["layer"] == "total"].drop(columns="weights")
+    total = kept.merge(total, on=["task", "epoch"]).sort_values("task", ignore_index=True)
+    own = run.accuracy[run.accuracy["task"] == run.accuracy["after_task"]].sort_values("task", ignore_index=True)
+    held = total["weights_used"] - total["weights_new"]
+    return pd.DataFrame(
+        {
+            "task": total["task"] + 1,
+            "newest": 100 * own["accuracy"],
+            "free": 100 * (1 - held / total["weights"]),
+            "usage": 100 * total["weights_used"] / total["weights"],
+            "reused": (100 * total["weights_reused"] / held).where(held > 0),
+        }
+    )
+
+
+def best(table: pd.DataFrame) -> dict[str, tuple[str, float]]:
+    """Return mode -> (arm, c) with the highest mean average accuracy; both arms of original are its choices.
+
+    `table`: what `outcomes` returns, of seeds that are not reported.
+    """
+    means = table.groupby(["arm", "c"], sort=False)["accuracy"].mean().reset_index()
+    modes = {arm: mode for arm, (_, mode, factor) in ARMS.items() if factor} | {"none": "none"}
+    highest = means.loc[means.groupby(means["arm"].map(modes), sort=False)["accuracy"].idxmax()]
+    return {modes[arm]: (arm, c) for arm, c in zip(highest["arm"].tolist(), highest["c"].tolist(), strict=True)}
+
+
+BEST_CONTRASTS: Final = (("cross", "original"), ("reuse", "original"), ("original", "none"))
+
+
+def at_best(table: pd.DataFrame, chosen: Mapping[str, tuple[str, float]]) -> pd.DataFrame:
+    """Return what `comparisons.differences` finds between modes, each at the c that was chosen for it.
+
+    Corrected for all comparisons of an outcome.
+
+    Args:
+        table: what `outcomes` returns, of the seeds that are reported.
+        chosen: what `best` returns.
+    """
+    values = {
+        mode: table[(table["arm"] == arm) & (table["c"] == c)].set_index("seed")[list(OUTCOMES)]
+        for mode, (arm, c) in chosen.items()
+    }
+    frames = []
+    for one, other in BEST_CONTRASTS:
+        difference = values[one] - values[other]
+        long = difference.reset_index().melt("seed", var_name="outcome", value_name="difference")
+        frames.append(long.assign(arm=one, reference=other))
+    return comparisons.differences(pd.concat(frames, ignore_index=True), ["arm", "reference", "outcome"], ["outcome"])

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from hatlab.analysis import metrics
+from hatlab.analysis.comparisons import refuse_shared
 from hatlab.analysis.metrics import LEAST_GAIN, accuracy_matrix, forgetting_ratio
 from hatlab.config import ConfigError, RunConfig
 from hatlab.data.datasets import load_all
@@ -57,8 +58,7 @@ def candidates(
     Raises:
         ConfigError: a seed is for choosing and for reporting; one of two methods would be given more choices.
     """
-    if both := sorted(set(tuning_seeds) & set(seeds)):
-        raise ConfigError(f"tuning_seeds = {list(tuning_seeds)}: {both[0]} is among seeds = {list(seeds)}, too")
+    refuse_shared(tuning_seeds, seeds)
     if "ewc" in methods and len(cs) * len(s_maxs) != len(ewc_lambdas):
         raise ConfigError(
             f"ewc_lambdas = {list(ewc_lambdas)}: needed are as many values as HAT has of cs and s_maxs, "

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hatlab.experiments.cross_ablation import tables
+from hatlab.experiments.cross_ablation import figures, tables
 from hatlab.experiments.cross_ablation.figures import cross_ablation, cross_differences
 from hatlab.experiments.cross_ablation.tables import ARMS, OUTCOMES
 
@@ -137,3 +137,42 @@ def test_empty_tables_are_refused():
         cross_ablation(outcomes.iloc[:0], tables.summary(outcomes))
     with pytest.raises(ValueError, match="pairs is empty"):
         cross_differences(tables.pairs(outcomes).iloc[:0], pd.DataFrame())
+
+
+# --- each mode at its own best c --------------------------------------------------------------------------------------
+
+CHOSEN = {"none": ("none", 0.0), "original": ("half", 2.5), "cross": ("cross", 0.25), "reuse": ("reuse", 0.25)}
+
+
+def test_the_plane_has_a_point_for_each_arm_and_c():
+    outcomes = outcomes_of()
+    figure = figures.plane(outcomes, "Split digits")
+    (axes,) = figure.axes
+    names = [name for name, *_ in ARMS.values()]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == names
+    for container, arm in zip(axes.containers, ARMS, strict=True):
+        means = outcomes[outcomes["arm"] == arm].groupby("c")[["capacity", "accuracy"]].mean()
+        np.testing.assert_allclose(container[0].get_xydata(), means.to_numpy())
+    ends = {text.get_text().strip() for text in axes.texts}
+    assert ends == {f"{c:g}" for c in (outcomes["c"].min(), outcomes["c"].max()) if c} | {"0.25"}
+    assert "numbers: c" in figure.get_suptitle()
+
+
+def test_curves_are_those_of_the_chosen_c():
+    rows = [
+        (arm, c, seed, task, 90 - task - seed, 100 - 10 * task, 10.0 * task, np.nan if task == 1 else 40.0 + seed)
+        for arm in ARMS
+        for c in ([0.0] if arm == "none" else [0.25, 2.5])
+        for seed in range(3)
+        for task in (1, 2, 3)
+    ]
+    table = pd.DataFrame(rows, columns=["arm", "c", "seed", "task", "newest", "free", "usage", "reused"])
+    table.loc[(table["arm"] == "half") & (table["c"] == 2.5), "newest"] -= 5
+    figure = figures.task_curves(table, CHOSEN, "Permuted digits")
+    left, middle, right = figure.axes
+    original = left.lines[1]
+    np.testing.assert_allclose(original.get_xydata(), [[1, 83], [2, 82], [3, 81]])
+    np.testing.assert_allclose(middle.lines[1].get_xdata(), [90, 80, 70])
+    assert middle.xaxis_inverted() and np.isnan(right.lines[1].get_ydata()[0])
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["no regularizer", "original, c = 1.25", "cross, c = 0.25", "reuse, c = 0.25"]

@@ -18,7 +18,9 @@ from hatlab.support.files import write_table
 from hatlab.support.paths import home
 
 NOTEBOOK = home() / "notebooks" / "03_cross_ablation.ipynb"
-SMALL = {"cs": [0.75, 2.5], "seeds": [0, 1, 2, 3, 4], "widths": [40, 40], "max_epochs": 5}
+SMALL = {"cs": [0.75, 2.5], "seeds": [0, 1, 2, 3, 4], "tuning_seeds": [100], "widths": [40, 40], "max_epochs": 5}
+
+FIGURES = ("cross_ablation", "cross_differences", "at_best", "plane")
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*IPython:DeprecationWarning")
 
@@ -40,16 +42,16 @@ def executed(tmp_path_factory):
 
 
 def test_it_leaves_tables_figures_and_a_manifest(executed):
-    names = {"outcomes", "summary", "differences", "findings", "verdicts"}
+    names = {"outcomes", "summary", "differences", "findings", "verdicts", "tuning", "by_task", "at_best"}
     files = {f"{name}.{ending}" for name in names for ending in ("parquet", "csv")}
-    files |= {f"{name}.{ending}" for name in ("cross_ablation", "cross_differences") for ending in ("png", "pdf")}
+    files |= {f"{name}.{ending}" for name in FIGURES for ending in ("png", "pdf")}
     manifest = json.loads((executed.folder / "manifest.json").read_text())
     assert set(manifest["artifacts"]) == files
     # none, two of original, two of original at half of c, two each of cross and reuse; five seeds
-    assert len(manifest["runs"]) == 9 * 5
+    assert len(manifest["runs"]) == 9 * 5 + 9
     assert len(executed.tables["outcomes"]) == 9 * 5
     assert len(executed.tables["differences"]) == 4 * 2 * 4 and set(executed.tables["differences"]["n"]) == {5}
-    assert sum("image/png" in output.get("data", {}) for output in executed.outputs) == 2
+    assert sum("image/png" in output.get("data", {}) for output in executed.outputs) == 4
     assert not any(output.output_type == "stream" and output.name == "stderr" for output in executed.outputs)
 
 
@@ -89,12 +91,25 @@ def test_its_text_is_that_of_its_tables(executed):
     shown = [
         output["data"]["text/markdown"] for output in executed.outputs if "text/markdown" in output.get("data", {})
     ]
-    for text, (_, sentences) in zip(shown, tables["findings"].groupby("part", sort=False), strict=True):
+    for text, (_, sentences) in zip(shown[:2], tables["findings"].groupby("part", sort=False), strict=True):
         assert text == "\n".join(f"- {sentence}" for sentence in sentences["text"])
     swapped = tables["outcomes"].replace({"arm": {"cross": "half", "half": "cross"}})
     other = claims.conclusion(ablation.differences(ablation.pairs(swapped)))
     signs = [text.partition("): ")[2].partition("(")[2][0] for text in (claims.conclusion(differences)[1], other[1])]
     assert signs == ["+", "−"]
+
+
+def test_each_mode_is_compared_at_the_c_that_was_chosen_on_another_seed(executed):
+    tables = executed.tables
+    assert set(tables["tuning"]["seed"]) == {100}
+    best = ablation.best(tables["tuning"])
+    found = ablation.at_best(tables["outcomes"], best)
+    pd.testing.assert_frame_equal(found, tables["at_best"])
+    shown = [o["data"]["text/markdown"] for o in executed.outputs if "text/markdown" in o.get("data", {})]
+    assert shown[2] == "\n".join(f"- {sentence}" for sentence in claims.at_best(found, best))
+    assert len(tables["by_task"]) == 9 * 5 * 5
+    held = tables["by_task"].groupby(["arm", "c", "seed"])
+    assert (held["free"].first() == 100).all() and (held["usage"].diff().dropna() >= 0).all()
 
 
 def test_its_numbers_repeat_byte_for_byte(executed, tmp_path):

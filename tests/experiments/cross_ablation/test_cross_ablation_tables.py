@@ -218,3 +218,52 @@ def test_verdicts_are_the_main_contrast_which_the_paper_has_not():
 @pytest.mark.parametrize(("cs", "expected"), [([2.5, 0.75, 0.1], 0.75), ([4, 1, 2], 2), ([3], 3)])
 def test_the_c_that_stands_for_all(cs, expected):
     assert tables.main_c(cs) == expected
+
+
+# --- each mode at its own best c --------------------------------------------------------------------------------------
+
+
+def test_the_best_c_is_that_of_the_highest_mean_and_original_has_both_arms_to_choose_from():
+    accuracy = {("half", 2.5): 70, ("original", 2.5): 60, ("cross", 0.75): 80, ("reuse", 2.5): 65}
+    table = outcomes_of(
+        lambda arm, c, seed, name: accuracy.get((arm, c), 50) + seed * (name == "accuracy"), cs=(0.75, 2.5)
+    )
+    assert tables.best(table) == {
+        "none": ("none", 0.0), "original": ("half", 2.5), "cross": ("cross", 0.75), "reuse": ("reuse", 2.5),
+    }  # fmt: skip
+
+
+def test_modes_are_paired_by_seed_at_their_own_c():
+    table = outcomes_of(noisy, cs=(0.75, 2.5))
+    chosen = {"none": ("none", 0.0), "original": ("half", 2.5), "cross": ("cross", 0.75), "reuse": ("reuse", 2.5)}
+    found = tables.at_best(table, chosen).set_index(["arm", "reference", "outcome"])
+    assert len(found) == 3 * len(OUTCOMES)
+    cross, half = (
+        table[(table["arm"] == arm) & (table["c"] == c)].set_index("seed")["accuracy"]
+        for arm, c in (("cross", 0.75), ("half", 2.5))
+    )
+    row = found.loc[("cross", "original", "accuracy")]
+    assert (row["n"], row["mean"]) == (10, pytest.approx((cross - half).mean()))
+    of_outcome = found.xs("accuracy", level="outcome")
+    np.testing.assert_array_equal(of_outcome["p_holm"], holm(of_outcome["p"].to_numpy()))
+
+
+def test_an_advantage_that_another_c_of_original_undoes_is_none():
+    """Cross is five points better than original at c/2, and original is as good at its own best c."""
+
+    def value(arm, c, seed, name):
+        level = {("cross", 0.75): 85, ("half", 0.75): 80, ("original", 0.75): 85}.get((arm, c), 70)
+        return level + ((seed * 7 + len(arm)) % 5) / 10
+
+    table = outcomes_of(value, cs=(0.75, 2.5))
+    beside = tables.differences(tables.pairs(table)).query(
+        "reference == 'half' and c == 0.75 and outcome == 'accuracy'"
+    )
+    assert beside["found"].item() == "yes" and beside["mean"].item() > 4
+    chosen = tables.best(table)
+    at_best = tables.at_best(table, chosen).query("arm == 'cross' and outcome == 'accuracy'")
+    assert at_best["found"].item() == "no"
+    said = claims.at_best(tables.at_best(table, chosen), chosen)
+    assert said[0].startswith("cross at c = 0.75 compared with original at c = 0.75 (n = 10): ")
+    assert "average accuracy no difference found, beyond" in said[0]
+    assert said[2].startswith("original at c = 0.75 compared with no regularizer (n = 10): ")
