@@ -15,7 +15,7 @@ from hatlab.experiments.forgetting.tables import over_seeds
 
 MARGIN = 0.02  # of a ratio: two of the last digits that Table 1 prints
 
-__all__ = ["sensitivity", "statements", "verdicts_for", "verdicts_for_ranges"]
+__all__ = ["sensitivity", "statements", "verdicts_for", "verdicts_for_ranges", "without_task"]
 
 
 def statements(table: pd.DataFrame) -> list[str]:
@@ -61,6 +61,20 @@ def verdicts_for(table: pd.DataFrame, sizes: Mapping[str, int]) -> list[Verdict]
                 else:
                     found.append(new(claim, values, "Table 1 is of the paper's eight data sets", unit=""))
     return found
+
+
+def without_task(means: pd.DataFrame) -> str:
+    """Say how far HAT gets without the task, from what `agnostic.over_seeds` returns."""
+    (row,) = means.to_dict("records")
+
+    def share(name: str) -> str:
+        low, high = row[f"{name}_low"], row[f"{name}_high"]
+        return f"{row[name]:.1f}%" + ("" if np.isnan(low) else f" [{low:.1f}, {high:.1f}]")
+
+    return (
+        f"With the task given HAT is right in {share('given')} of the test images; with the task guessed from the "
+        f"entropy of each task's output in {share('guessed')}. The task is found in {share('found')} (n = {row['seeds']})."
+    )
 
 
 def sensitivity(table: pd.DataFrame, c: float, s_max: float) -> list[str]:

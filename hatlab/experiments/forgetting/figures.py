@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from hatlab.analysis.metrics import Interval
+from hatlab.analysis.metrics import Interval, over_seeds
 from hatlab.analysis.paper import METHODS, PAPER_SEEDS, TABLE_1
 from hatlab.experiments.style import GUIDE, MARKERS, WIDTH, error_bars, headline, of_seeds, styled, titled
 
-__all__ = ["accuracy_of_tasks", "forgetting", "hyperparameters", "tuning"]
+__all__ = ["accuracy_of_tasks", "forgetting", "hyperparameters", "tuning", "without_task"]
 
 # told apart by marker and by shade, so in grey print, too
 LOOKS: Final[dict[str, dict[str, Any]]] = {
@@ -89,6 +89,41 @@ def tuning(table: pd.DataFrame, title: str = "") -> Figure:
                 panel.legend()
         axes[0, 0].set_ylabel("Average accuracy (%)")
         headline(figure, title, f"{of_seeds(table['seeds'])}, not among those reported; filled: chosen")
+    return figure
+
+
+def without_task(accuracy: pd.DataFrame, confusion: pd.DataFrame, title: str = "") -> Figure:
+    """Draw HAT's accuracy with the task given and guessed, task by task, and which task is chosen for which.
+
+    Args:
+        accuracy, confusion: as in `agnostic.Agnostic`.
+        title: what was trained on what; the number of seeds is added.
+    """
+    n_tasks = int(accuracy["task"].max())
+    shares = confusion.pivot_table(index="task", columns="chosen", values="share").to_numpy()
+    with styled():
+        figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.1), layout="constrained")
+        for k, (column, label) in enumerate((("given", "task given"), ("guessed", "task guessed"))):
+            means = over_seeds(accuracy, ["task"], [column])
+            reached = Interval(means[column], means[f"{column}_low"], means[f"{column}_high"])
+            look = {"marker": MARKERS[k], "color": ("#440154", "#21918c")[k], "linestyle": ("-", "--")[k], "capsize": 2}
+            error_bars(left, means["task"] + JITTER * (k - 0.5), reached, label=label, **look)
+        left.set_ylim(0, 102)
+        left.set_xticks(range(1, n_tasks + 1))
+        left.set_xlabel("Task")
+        left.set_ylabel("Accuracy after the last task (%)")
+        left.legend(loc="lower left")
+        mesh = right.pcolormesh(shares, cmap="viridis_r", vmin=0, vmax=100, edgecolors="white", linewidth=1)
+        for (row, column), share in np.ndenumerate(shares):
+            ink = "white" if share > 50 else "black"
+            right.annotate(f"{share:.0f}", (column + 0.5, row + 0.5), ha="center", va="center", color=ink, fontsize=7)
+        right.set_ylim(n_tasks, 0)
+        right.set_xticks(np.arange(n_tasks) + 0.5, range(1, n_tasks + 1))
+        right.set_yticks(np.arange(n_tasks) + 0.5, range(1, n_tasks + 1))
+        right.set_xlabel("Task whose output has the least entropy")
+        right.set_ylabel("Task of the image")
+        figure.colorbar(mesh, ax=right, label="Test images (%)")
+        headline(figure, title, of_seeds([accuracy["seed"].nunique()], ", bars: 95% interval"))
     return figure
 
 

@@ -64,3 +64,32 @@ def test_fig_4_has_a_line_over_each_parameter():
     assert strength.containers[0].lines[0].get_xdata(orig=False).tolist() == [0.1, 0.75, 4]
     np.testing.assert_allclose(strength.containers[0].lines[0].get_ydata(orig=False)[1], -0.0775)
     assert (slope.get_title(loc="left"), strength.get_title(loc="left")) == ("c = 0.75", "$s_\\mathrm{max}$ = 400")
+
+
+def test_accuracy_with_and_without_the_task_and_what_is_taken_for_what():
+    rows = [(seed, task, 90.0, 50.0 + seed, 60.0) for seed in range(3) for task in (1, 2)]
+    accuracy = pd.DataFrame(rows, columns=["seed", "task", "given", "guessed", "found"])
+    pairs = [(seed, i, j, 60.0 if i == j else 40.0) for seed in range(3) for i in (1, 2) for j in (1, 2)]
+    confusion = pd.DataFrame(pairs, columns=["seed", "task", "chosen", "share"])
+    left, right, *_ = figures.without_task(accuracy, confusion, "Split digits").axes
+    given, guessed = left.containers
+    np.testing.assert_allclose(given.lines[0].get_ydata(orig=False), [90, 90])
+    np.testing.assert_allclose(guessed.lines[0].get_ydata(orig=False), [51, 51])
+    cells = {(round(t.xy[1] - 0.5), round(t.xy[0] - 0.5)): t.get_text() for t in right.texts}
+    assert cells == {(0, 0): "60", (0, 1): "40", (1, 0): "40", (1, 1): "60"}
+
+
+def test_what_was_tried_and_what_was_chosen():
+    rows = [("hat", c, s, 5000.0, 3, 90.0 + c, 89.0 + c, 91.0 + c, (c, s) == (2.5, 400.0))
+            for c in (0.25, 2.5) for s in (100.0, 400.0)]  # fmt: skip
+    rows += [("ewc", 0.0, 400.0, value, 3, 80.0, 79.0, 81.0, value == 5.0) for value in (5.0, 500.0)]
+    columns = ["method", "c", "s_max", "ewc_lambda", "seeds", "accuracy", "accuracy_low", "accuracy_high", "chosen"]
+    hat, ewc = figures.tuning(pd.DataFrame(rows, columns=columns), "Split digits").axes
+    assert [text.get_text() for text in hat.get_legend().get_texts()] == [
+        r"$s_\mathrm{max}$ = 100", r"$s_\mathrm{max}$ = 400",
+    ]  # fmt: skip
+    filled = [
+        line.get_xydata().tolist() for line in hat.lines if line.get_linestyle() == "None" and len(line.get_xdata())
+    ]
+    assert [2.5, 92.5] in [point for points in filled for point in points]
+    assert [text.get_text() for text in ewc.get_xticklabels()] == ["5", "500"]

@@ -43,7 +43,7 @@ def test_the_text_and_the_verdicts_are_the_tables(outcome):
     assert verdicts.loc[claim, "kind"] == "statement"
     beside = verdicts.loc["HAT: ratio after 2 tasks (Table 1)"]
     assert pd.isna(beside["paper"]) and beside["verdict"] == "estimated"
-    assert n_images(executed) == 2 and (folder / "forgetting.pdf").exists()
+    assert n_images(executed) == 3 and (folder / "forgetting.pdf").exists()
 
 
 def test_the_runs_have_what_was_chosen_on_other_seeds(outcome):
@@ -58,3 +58,10 @@ def test_the_runs_have_what_was_chosen_on_other_seeds(outcome):
     configs = [run["config"] for run in json.loads((folder / "manifest.json").read_text())["runs"]]
     ewc = {config["ewc_lambda"] for config in configs if config["method"] == "ewc" and config["seed"] < 100}
     assert ewc == {chosen.loc["ewc", "ewc_lambda"]}
+
+
+def test_the_task_is_guessed_too(outcome):
+    executed, folder = outcome
+    accuracy = pd.read_parquet(folder / "without_task.parquet")
+    assert len(accuracy) == 2 * 5 and (accuracy["guessed"] <= accuracy["given"]).all()
+    assert "The task is found in" in str(executed.cells)
