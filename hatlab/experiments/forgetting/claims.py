@@ -73,7 +73,8 @@ def without_task(means: pd.DataFrame) -> str:
 
     return (
         f"With the task given HAT is right in {share('given')} of the test images; with the task guessed from the "
-        f"entropy of each task's output in {share('guessed')}. The task is found in {share('found')} (n = {row['seeds']})."
+        f"entropy of each task's output in {share('guessed')}. The task is found in {share('found')} "
+        f"(n = {row['seeds']})."
     )
 
 
