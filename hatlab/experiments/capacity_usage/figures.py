@@ -20,6 +20,7 @@ from hatlab.experiments import style
 
 __all__ = ["capacity_usage", "draw", "remaining_capacity", "task_shares", "usage_curves"]
 
+LEAST_GAP: Final = 4.5  # % of the weights, between labels of curves that end close to each other
 LEGENDS: Final = {"c": "Compressibility", "s_max": "Steepest slope"}
 # curves of different s_max come so close that shades of grey do not tell them apart
 DASHES: Final = ["-", (0, (4, 1.3)), (0, (1, 0.8)), (0, (5, 1.3, 1, 1.3)), (0, (2, 1.3)), (0, (6, 1.3, 1, 1.3, 1, 1.3))]
@@ -97,7 +98,10 @@ def capacity_usage(capacity: pd.DataFrame, title: str = "", by: str = "c") -> Fi
         total.set_title(_heading(title, capacity, curves, by), loc="left")
         total.set_ylabel("Capacity usage (% of weights)")
         total.set_xlabel("Task (each stretched from before its first step to its last epoch)")
-        total.legend(title=LEGENDS[by], handlelength=1.6 if by == "c" else 2.6, **style.BESIDE)
+        _name_ends(total, curves[curves["layer"] == "total"], by, looks)
+        total.legend(
+            title=LEGENDS[by], handlelength=1.6 if by == "c" else 2.6, loc="upper left", bbox_to_anchor=(1.04, 1)
+        )
         below = rows[1].subgridspec(1, len(layers))
         for column, layer in enumerate(layers):
             axes = figure.add_subplot(below[column])
@@ -159,6 +163,18 @@ def draw(axes: Axes, curves: pd.DataFrame, by: str, looks: Mapping[Any, Mapping[
     style.share_axis(axes)
     style.task_axis(axes, n_tasks, ticks, first=0.5)
     axes.tick_params(axis="x", length=0)
+
+
+def _name_ends(axes: Axes, curves: pd.DataFrame, by: str, looks: Mapping[Any, Mapping[str, Any]]) -> None:
+    """Write each curve's value where it ends, in %: neighbouring shades alone do not tell nine curves apart."""
+    ends = curves[curves["progress"] == curves["progress"].max()].set_index(by)["usage"].sort_values()
+    place = -np.inf
+    for value, usage in ends.items():
+        place = max(usage, place + LEAST_GAP)
+        axes.annotate(
+            f"{value:g}", (1, place), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points",
+            va="center", fontsize=7, color=looks[value]["color"],
+        )  # fmt: skip
 
 
 def _label(by: str, value: float) -> str:

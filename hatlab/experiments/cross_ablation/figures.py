@@ -198,6 +198,7 @@ def _categories(axes: Axes, cs: Sequence[float]) -> None:
     axes.margins(y=0.08)
     if axes.dataLim.height == 0:  # all values are the same: a scale of their rounding would mean nothing
         axes.set_ylim(axes.dataLim.y0 - 1, axes.dataLim.y0 + 1)
+        axes.text(0.5, 0.75, f"{axes.dataLim.y0:g} in every run", transform=axes.transAxes, ha="center", color="0.4")
 
 
 def _seeds(n: int) -> str:

@@ -83,13 +83,13 @@ def _draw(axes: Axes, reuse: pd.DataFrame, column: str, norm: Normalize, form: s
         ink = "white" if luminance < 0.5 else "black"
         place = (column_ + 0.5, row + 0.5)
         axes.annotate(form.format(value), place, ha="center", va="center", color=ink, fontsize=min(8.5, 62 / n_tasks))
-    # the last task has a row, although no task comes after it, so that all have their names
-    axes.set_ylim(n_tasks, 0)
-    axes.set_yticks(np.arange(n_tasks) + 0.5, _names(reuse))
+    *names, last = _names(reuse)
+    axes.set_ylim(n_tasks - 1, 0)
+    axes.set_yticks(np.arange(n_tasks - 1) + 0.5, names)
     axes.set_xticks(np.arange(n_tasks - 1) + 0.5, [str(k) for k in range(2, n_tasks + 1)])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("Later task that uses them too")
+    axes.set_xlabel("Later task that uses them too" + (f"\n(the last: {last})" if " " in last else ""))
     bar = axes.figure.colorbar(ScalarMappable(norm, colors), ax=axes, pad=0.03)
     bar.set_label(label)
     bar.ax.tick_params(length=2)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hatlab.analysis.metrics import mean_interval
+from hatlab.experiments.capacity_usage import figures
 from hatlab.experiments.capacity_usage.figures import capacity_usage, usage_curves
 from hatlab.experiments.style import UNREGULARIZED
 
@@ -162,3 +163,11 @@ def test_what_curves_over_the_slope_cannot_mix(change, message):
 def test_tables_that_mean_nothing_together_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         capacity_usage(change(table(linear)))
+
+
+def test_each_curve_has_its_value_where_it_ends_and_none_lies_on_another():
+    curves = pd.DataFrame({"c": [0.1, 0.25, 4.0], "progress": 5.0, "usage": [50.0, 50.5, 10.0]})
+    _, axes = plt.subplots()
+    figures._name_ends(axes, curves, "c", {c: {"color": "black"} for c in curves["c"]})
+    places = {text.get_text(): text.xy[1] for text in axes.texts}
+    assert places == {"4": 10, "0.1": 50, "0.25": 50 + figures.LEAST_GAP}

@@ -69,7 +69,7 @@ def test_single_seeds_are_dots_beside_each_other():
     dots = [line for line in axes.lines if line.get_marker() == "."]
     x = np.concatenate([line.get_xdata() for line in dots])
     assert len(x) == 6 * 9 and len(np.unique(x.round(6))) == len(x)
-    assert axes.get_ylim() == (-1, 1)
+    assert axes.get_ylim() == (-1, 1) and [text.get_text() for text in axes.texts] == ["0 in every run"]
 
 
 def test_the_figure_says_what_it_shows():

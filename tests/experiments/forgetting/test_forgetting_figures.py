@@ -40,10 +40,7 @@ def test_the_papers_table_stands_beside_it():
     _, paper = figures.forgetting(summary()).axes
     assert [label.get_text() for label in paper.get_yticklabels()] == TABLE_1["method"].tolist()
     np.testing.assert_allclose([bar.get_width() for bar in paper.patches], TABLE_1["rho_8"])
-    places = {tuple(np.ravel(line.get_data())) for line in paper.lines if line.get_marker() in ("o", "D")}
-    hat, sgd = (TABLE_1["method"].tolist().index(name) for name in ("HAT", "SGD"))
-    found = {(round(x, 9), round(y, 9)) for x, y in places}
-    assert found == {(-0.3, hat), (-0.6, sgd)}  # ours, after the last task
+    assert not any(len(line.get_xdata()) for line in paper.lines)  # ours are of other data, and after fewer tasks
 
 
 def test_one_seed_has_no_interval():

@@ -44,13 +44,16 @@ def test_the_first_task_stands_on_top_and_all_are_named():
     left = weight_reuse(table()).axes[0]
     bottom, top = left.get_ylim()
     assert bottom > top
-    assert [t.get_text() for t in left.get_yticklabels()] == [f"digits {k}  {k + 1}" for k in range(4)]
+    assert [t.get_text() for t in left.get_yticklabels()] == [
+        f"digits {k}  {k + 1}" for k in range(3)
+    ]  # nothing follows the last
+    assert left.get_xlabel() == "Later task that uses them too\n(the last: digits 3  4)"
     assert [t.get_text() for t in left.get_xticklabels()] == ["2", "3", "4"]
 
 
 def test_places_stand_alone_where_seeds_have_other_tasks_there():
     left = weight_reuse(table(names=False), "Split digits").axes[0]
-    assert [t.get_text() for t in left.get_yticklabels()] == ["1", "2", "3", "4"]
+    assert [t.get_text() for t in left.get_yticklabels()] == ["1", "2", "3"]
     assert left.get_title(loc="left") == "Split digits\nmean of 3 seeds, each with tasks in its own order"
 
 
