@@ -89,8 +89,8 @@ def sensitivity(table: pd.DataFrame, c: float, s_max: float) -> list[str]:
         rows = sorted(line.to_dict("records"), key=lambda row: row["ratio"])
         worst, best = rows[0], rows[-1]
         sentences.append(
-            f"Over {name} from {line[name].min():g} to {line[name].max():g}, at {fixed}, least is forgotten at "
-            f"{best[name]:g}, {_interval(best)}, and most at {worst[name]:g}, {_interval(worst)}. These are extremes "
+            f"Over {name} from {line[name].min():g} to {line[name].max():g}, at {fixed}, the ratio is highest at "
+            f"{best[name]:g}, {_interval(best)}, and lowest at {worst[name]:g}, {_interval(worst)}. These are extremes "
             f"of {len(line)} values, picked after seeing them (n = {line['seeds'].min()} seeds each)."
         )
     return sentences

@@ -162,9 +162,9 @@ def grid_table(ratio):
 def test_the_extremes_of_each_line_are_named():
     table = grid_table(lambda c, s, seed: -c - 1 / s - seed / 100)
     slope, strength = claims.sensitivity(table, 0.75, 400.0)
-    assert "Over s_max from 25 to 800, at c = 0.75, least is forgotten at 800, -0.756" in slope
-    assert "most at 25, -0.795" in slope and "extremes of 3 values" in slope and "n = 2" in slope
-    assert "least is forgotten at 0.1" in strength and "most at 4" in strength
+    assert "Over s_max from 25 to 800, at c = 0.75, the ratio is highest at 800, -0.756" in slope
+    assert "lowest at 25, -0.795" in slope and "extremes of 3 values" in slope and "n = 2" in slope
+    assert "the ratio is highest at 0.1" in strength and "lowest at 4" in strength
 
 
 def test_what_is_lost_within_the_papers_ranges():
