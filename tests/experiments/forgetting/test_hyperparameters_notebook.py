@@ -37,6 +37,6 @@ def test_all_runs_are_held_against_the_same_joint_training(outcome):
 def test_the_text_names_the_extremes(outcome):
     executed, folder = outcome
     text = str(executed.cells)
-    assert "Over s_max from 1 to 400, at c = 0.75, least is forgotten at" in text and "most at 1," in text
+    assert "Over s_max from 1 to 400, at c = 0.75, the ratio is highest at" in text and "lowest at 1," in text
     assert n_images(executed) == 1 and (folder / "hyperparameters.pdf").exists()
     assert set(pd.read_csv(folder / "verdicts.csv")["verdict"]) == {"estimated"}
