@@ -112,7 +112,7 @@ def cross_differences(pairs: pd.DataFrame, differences: pd.DataFrame, title: str
 def plane(outcomes: pd.DataFrame, title: str = "") -> Figure:
     """Draw every arm at every c in the plane of capacity usage and average accuracy: means over seeds with intervals.
 
-    Points of one mode are joined in the order of c, which stands beside each of its ends.
+    Points of one arm are joined in the order of c, which stands beside the largest.
 
     Args:
         outcomes: what `tables.outcomes` returns.
@@ -128,14 +128,13 @@ def plane(outcomes: pd.DataFrame, title: str = "") -> Figure:
                 means["capacity"], means["accuracy"], xerr=reach[0], yerr=reach[1], label=name, linewidth=0.8,
                 elinewidth=0.8, marker=MARKERS[arm]["marker"], **look,
             )  # fmt: skip
-            for row in {0: means.iloc[0], len(means) - 1: means.iloc[-1]}.values():
-                if row["c"]:
-                    place = (row["capacity"], row["accuracy"])
-                    axes.annotate(f" {row['c']:g}", place, fontsize=7, color=look["color"], va="bottom")
+            if (most := means.iloc[-1])["c"]:
+                place = (most["capacity"], most["accuracy"])
+                axes.annotate(f" c = {most['c']:g}", place, fontsize=7, color=look["color"], va="bottom")
         axes.set_xlabel("Capacity usage after the last task (% of weights)")
         axes.set_ylabel("Average accuracy (%)")
         axes.legend()
-        headline(figure, title, _seeds(outcomes["seed"].nunique()).partition(";")[0] + "; numbers: c")
+        headline(figure, title, _seeds(outcomes["seed"].nunique()).partition(";")[0])
     return figure
 
 
@@ -153,7 +152,7 @@ def task_curves(table: pd.DataFrame, chosen: Mapping[str, tuple[str, float]], ti
     panels = (("task", "newest", "Tasks learnt"), ("free", "newest", "Free weights before (%)"),
               ("task", "reused", "Tasks learnt"))  # fmt: skip
     with styled():
-        figure, row = plt.subplots(1, 3, figsize=(WIDTH, 2.8), layout="constrained")
+        figure, row = plt.subplots(1, 3, figsize=(WIDTH, 3.0), layout="constrained")
         for mode, (arm, c) in chosen.items():
             same = table[(table["arm"] == arm) & (table["c"] == c)]
             means = over_seeds(same, ["task"], ["newest", "free", "reused"])
@@ -166,7 +165,7 @@ def task_curves(table: pd.DataFrame, chosen: Mapping[str, tuple[str, float]], ti
                 )
         for axes, (x, y, label) in zip(row, panels, strict=True):
             axes.set_xlabel(label)
-            axes.set_ylabel({"newest": "Accuracy on the newest task (%)", "reused": "Share reused (%)"}[y])
+            axes.set_ylabel({"newest": "Accuracy on the\nnewest task (%)", "reused": "Share reused (%)"}[y])
             if x == "free":
                 axes.invert_xaxis()
         handles, labels = row[0].get_legend_handles_labels()

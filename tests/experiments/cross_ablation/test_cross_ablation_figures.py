@@ -153,9 +153,7 @@ def test_the_plane_has_a_point_for_each_arm_and_c():
     for container, arm in zip(axes.containers, ARMS, strict=True):
         means = outcomes[outcomes["arm"] == arm].groupby("c")[["capacity", "accuracy"]].mean()
         np.testing.assert_allclose(container[0].get_xydata(), means.to_numpy())
-    ends = {text.get_text().strip() for text in axes.texts}
-    assert ends == {f"{c:g}" for c in (outcomes["c"].min(), outcomes["c"].max()) if c} | {"0.25"}
-    assert "numbers: c" in figure.get_suptitle()
+    assert [text.get_text().strip() for text in axes.texts] == ["c = 2.5"] * (len(ARMS) - 1)
 
 
 def test_curves_are_those_of_the_chosen_c():
