@@ -111,11 +111,15 @@ def _at(mode: str, arm: str, c: float) -> str:
     return f"{mode} at c = {c * ARMS[arm][2]:g}" if c else ARMS["none"][0]
 
 
-def verdict_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a row of verdicts for each outcome of the main contrast at `main_c`: the paper has no cross mode.
+def verdict_table(
+    table: pd.DataFrame, at_best: pd.DataFrame | None = None, best: Mapping[str, tuple[str, float]] | None = None
+) -> pd.DataFrame:
+    """Return a row of verdicts for each outcome of the main contrast at `main_c`, and for the accuracy of the modes at
+    their own best c: the paper has no cross mode.
 
     Args:
         table: what `tables.pairs` returns.
+        at_best, best: what `tables.best_pairs` and `tables.best` return, if the modes' best c were chosen.
     """
     c = main_c(table["c"].unique().tolist())
     chosen = table[(table["arm"] == MAIN[0]) & (table["reference"] == MAIN[1]) & (table["c"] == c)]
@@ -124,6 +128,12 @@ def verdict_table(table: pd.DataFrame) -> pd.DataFrame:
         if len(values := same["difference"].dropna().tolist()):
             claim = f"cross minus original at c/2, c = {c:g}: {OUTCOMES[str(outcome)]}"
             rows.append(verdicts.new(claim, values, "the paper has no cross mode", unit="points"))
+    if at_best is not None and best is not None:
+        accuracy = at_best[at_best["outcome"] == "accuracy"]
+        for (one, other), same in accuracy.groupby(["arm", "reference"], sort=False):
+            claim = f"{' minus '.join(_at(mode, *best[mode]) for mode in (str(one), str(other)))}: average accuracy"
+            why = "each at its own best c, chosen on other seeds"
+            rows.append(verdicts.new(claim, same["difference"].tolist(), why, unit="points"))
     return verdicts.table(rows)
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "Cell",
     "at_best",
     "best",
+    "best_pairs",
     "by_task",
     "configs",
     "differences",
@@ -248,10 +249,10 @@ def best(table: pd.DataFrame) -> dict[str, tuple[str, float]]:
 BEST_CONTRASTS: Final = (("cross", "original"), ("reuse", "original"), ("original", "none"))
 
 
-def at_best(table: pd.DataFrame, chosen: Mapping[str, tuple[str, float]]) -> pd.DataFrame:
-    """Return what `comparisons.differences` finds between modes, each at the c that was chosen for it.
+def best_pairs(table: pd.DataFrame, chosen: Mapping[str, tuple[str, float]]) -> pd.DataFrame:
+    """Return the differences between modes within each seed, each mode at the c that was chosen for it.
 
-    Corrected for all comparisons of an outcome.
+    Columns: `arm`, `reference`, `outcome`, `seed`, `difference` (arm minus reference, in percentage points).
 
     Args:
         table: what `outcomes` returns, of the seeds that are reported.
@@ -266,4 +267,9 @@ def at_best(table: pd.DataFrame, chosen: Mapping[str, tuple[str, float]]) -> pd.
         difference = values[one] - values[other]
         long = difference.reset_index().melt("seed", var_name="outcome", value_name="difference")
         frames.append(long.assign(arm=one, reference=other))
-    return comparisons.differences(pd.concat(frames, ignore_index=True), ["arm", "reference", "outcome"], ["outcome"])
+    return pd.concat(frames, ignore_index=True)[["arm", "reference", "outcome", "seed", "difference"]]
+
+
+def at_best(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return what `comparisons.differences` finds in `best_pairs`, corrected for all comparisons of an outcome."""
+    return comparisons.differences(pairs, ["arm", "reference", "outcome"], ["outcome"])

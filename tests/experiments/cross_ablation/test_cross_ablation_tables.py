@@ -236,7 +236,7 @@ def test_the_best_c_is_that_of_the_highest_mean_and_original_has_both_arms_to_ch
 def test_modes_are_paired_by_seed_at_their_own_c():
     table = outcomes_of(noisy, cs=(0.75, 2.5))
     chosen = {"none": ("none", 0.0), "original": ("half", 2.5), "cross": ("cross", 0.75), "reuse": ("reuse", 2.5)}
-    found = tables.at_best(table, chosen).set_index(["arm", "reference", "outcome"])
+    found = tables.at_best(tables.best_pairs(table, chosen)).set_index(["arm", "reference", "outcome"])
     assert len(found) == 3 * len(OUTCOMES)
     cross, half = (
         table[(table["arm"] == arm) & (table["c"] == c)].set_index("seed")["accuracy"]
@@ -261,9 +261,19 @@ def test_an_advantage_that_another_c_of_original_undoes_is_none():
     )
     assert beside["found"].item() == "yes" and beside["mean"].item() > 4
     chosen = tables.best(table)
-    at_best = tables.at_best(table, chosen).query("arm == 'cross' and outcome == 'accuracy'")
+    at_best = tables.at_best(tables.best_pairs(table, chosen)).query("arm == 'cross' and outcome == 'accuracy'")
     assert at_best["found"].item() == "no"
-    said = claims.at_best(tables.at_best(table, chosen), chosen)
+    said = claims.at_best(tables.at_best(tables.best_pairs(table, chosen)), chosen)
     assert said[0].startswith("cross at c = 0.75 compared with original at c = 0.75 (n = 10): ")
     assert "average accuracy no difference found, beyond" in said[0]
     assert said[2].startswith("original at c = 0.75 compared with no regularizer (n = 10): ")
+
+
+def test_the_accuracy_at_the_best_c_has_a_verdict_for_each_contrast():
+    table = outcomes_of(noisy, cs=(0.75, 2.5))
+    chosen = tables.best(table)
+    found = claims.verdict_table(tables.pairs(table), tables.best_pairs(table, chosen), chosen).iloc[len(OUTCOMES) :]
+    assert len(found) == 3 and found["claim"].str.endswith(": average accuracy").all()
+    means = tables.at_best(tables.best_pairs(table, chosen)).query("outcome == 'accuracy'")["mean"]
+    np.testing.assert_allclose(found["ours"], means)
+    assert found["claim"].iloc[2].endswith("minus no regularizer: average accuracy")
