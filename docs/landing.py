@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pandas as pd
-
 from docs.committed import ROOT, CommittedFigure, titles
 from docs.links import Links
 from docs.notebooks import in_capitals, pictures_in_words
@@ -45,7 +43,7 @@ def verdict_tables(figures: list[CommittedFigure]) -> str:
         path = ROOT / "results" / "reference" / profile / "verdicts.csv"
         if not path.exists():
             continue
-        table = pd.read_csv(path, engine="pyarrow").fillna({"unit": "", "deviations": ""})
+        table = verdicts.read(path)
         counts = verdicts.summary(table)
         table["figure"] = [
             f"[{name.replace('_', ' ')}]({pages[profile, name]})" if (profile, name) in pages else name

@@ -85,11 +85,13 @@ def readme(text: str, reference: Path) -> str:
 
     def block(match: re.Match[str]) -> str:
         start, what, place, end = match.groups()
-        path, anew = reference / place / f"{what}.csv", reference / f"{Path(place).parent / what / Path(place).name}.csv"
-        # pyarrow reads each number as the nearest one, in every version of pandas
-        table = pd.read_csv(anew if anew.exists() else path, engine="pyarrow")
+        path, anew = (
+            reference / place / f"{what}.csv",
+            reference / f"{Path(place).parent / what / Path(place).name}.csv",
+        )
         if what == "verdicts":
-            return f"{start}{verdicts.as_markdown(table.fillna({'unit': '', 'deviations': ''}))}\n{end}"
+            return f"{start}{verdicts.as_markdown(verdicts.read(path))}\n{end}"
+        table = pd.read_csv(anew if anew.exists() else path)
         lines = table[table["part"] == "conclusion"]["text"]
         return start + "".join(f"- {line}\n" for line in lines) + end
 

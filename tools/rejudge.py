@@ -10,6 +10,7 @@ they were run. Once a profile is made again, `tools/reference.py take` replaces 
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -67,8 +68,8 @@ def of_capacity(folder: Path, old: pd.DataFrame, config: RunConfig) -> list[Verd
     return found
 
 
-def judged(folder: Path, config: RunConfig) -> pd.DataFrame:
-    """Return the verdicts of a figure by today's rules; of an ablation write the findings, too."""
+def judged(folder: Path, config: RunConfig) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Return the verdicts of a figure by today's rules, and of an ablation the findings."""
     old = pd.read_parquet(folder / "verdicts.parquet")
     assert tuple(old) == OLD, f"{folder}: not of the older kind; run `tools/reference.py take`"
     (notebook,) = folder.glob("*.ipynb")
@@ -77,12 +78,8 @@ def judged(folder: Path, config: RunConfig) -> pd.DataFrame:
             found = of_capacity(folder, old, config)
         case "cross_ablation":
             pairs = ablation.pairs(pd.read_parquet(folder / "outcomes.parquet"))
-            beside = folder.parent / "findings"
-            beside.mkdir(exist_ok=True)
-            ablation_claims.table(ablation.differences(pairs)).to_csv(
-                beside / f"{folder.name}.csv", index=False, lineterminator="\n"
-            )
-            return ablation_claims.verdict_table(pairs)
+            findings = ablation_claims.table(ablation.differences(pairs))
+            return ablation_claims.verdict_table(pairs), findings
         case "hyperparameters":
             ratios = pd.read_parquet(folder / "ratios.parquet").assign(learnt=np.nan, forgotten=np.nan)
             found = forgetting_claims.verdicts_for_ranges(ratios, 0.75, 400.0)
@@ -96,21 +93,31 @@ def judged(folder: Path, config: RunConfig) -> pd.DataFrame:
         case "compression":
             why = "the paper's network is its CNN, this is an MLP 400-400"
             found = [verdicts.new(row["claim"], spread(row), why, unit=row["unit"]) for _, row in old.iterrows()]
-    return verdicts.table(found)
+    return verdicts.table(found), None
+
+
+def every(profile: str) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    """Return the verdicts of a profile in the order in which they are committed, and its ablations' findings."""
+    reference = checkout() / "results" / "reference" / profile
+    tables, findings = [], {}
+    for name in dict.fromkeys(pd.read_csv(reference / "verdicts.csv")["figure"]):
+        manifest = json.loads((reference / name / "manifest.json").read_text(encoding="utf-8"))
+        table, found = judged(reference / name, RunConfig(**manifest["runs"][0]["config"]))
+        tables.append(table.assign(figure=name))
+        if found is not None:
+            findings[name] = found
+    return pd.concat(tables, ignore_index=True)[["figure", *Verdict._fields]], findings
 
 
 def main(profile: str) -> None:
     """Do what the module's text says."""
     reference = checkout() / "results" / "reference" / profile
-    order = list(dict.fromkeys(pd.read_csv(reference / "verdicts.csv")["figure"]))
-    tables = []
-    for name in order:
-        manifest = pd.read_json(reference / name / "manifest.json", typ="series")
-        config = RunConfig(**manifest["runs"][0]["config"])
-        tables.append(judged(reference / name, config).assign(figure=name))
-    every = pd.concat(tables, ignore_index=True)[["figure", *Verdict._fields]]
-    every.to_csv(reference / "verdicts.csv", index=False, lineterminator="\n")
-    print(f"{profile}: {verdicts.summary(every)}")
+    table, findings = every(profile)
+    table.to_csv(reference / "verdicts.csv", index=False, lineterminator="\n")
+    for name, found in findings.items():
+        (reference / "findings").mkdir(exist_ok=True)
+        found.to_csv(reference / "findings" / f"{name}.csv", index=False, lineterminator="\n")
+    print(f"{profile}: {verdicts.summary(table)}")
 
 
 if __name__ == "__main__":

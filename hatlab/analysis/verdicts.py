@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -45,6 +46,8 @@ __all__ = [
     "most_runs",
     "new",
     "number",
+    "read",
+    "statement",
     "summary",
     "table",
 ]  # fmt: skip
@@ -265,6 +268,12 @@ def _count(claim: str, values: Sequence[Any]) -> int:
 def table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """Return one row per verdict, with the fields of `Verdict` as columns."""
     return pd.DataFrame(verdicts, columns=list(Verdict._fields))
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Return a table of verdicts from a CSV file; pyarrow reads each number as the nearest, in every pandas."""
+    table = pd.read_csv(path, engine="pyarrow")
+    return table.astype({"unit": object, "deviations": object}).fillna({"unit": "", "deviations": ""})
 
 
 def summary(table: pd.DataFrame) -> str:
