@@ -89,6 +89,7 @@ def tuning(table: pd.DataFrame, title: str = "") -> Figure:
             if by:
                 panel.legend()
         axes[0, 0].set_ylabel("Average accuracy (%)")
+        axes[0, 0].set_ylim(top=101)  # a t interval of few seeds may reach beyond
         headline(figure, title, f"{of_seeds(table['seeds'])}, not among those reported; filled: chosen")
     return figure
 
