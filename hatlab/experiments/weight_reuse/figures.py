@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -10,9 +12,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from hatlab.experiments.style import WIDTH, of_seeds, styled, titled
+from hatlab.analysis.metrics import Interval, over_seeds
+from hatlab.experiments.style import WIDTH, error_bars, headline, of_seeds, styled, titled
 
-__all__ = ["layers", "weight_reuse"]
+__all__ = ["held", "layers", "units", "weight_reuse"]
 
 
 def weight_reuse(reuse: pd.DataFrame, title: str = "") -> Figure:
@@ -68,6 +71,61 @@ def layers(table: pd.DataFrame, means: pd.DataFrame, title: str = "") -> Figure:
         axes.set_ylabel("Held weights reused (%)")
         axes.legend(ncols=4, loc="upper right")
         axes.set_title(titled(title, of_seeds(means["seeds"], one="")), loc="left")
+    return figure
+
+
+def units(masks: Sequence[Mapping[str, np.ndarray]], title: str = "") -> Figure:
+    """Draw which units each task uses, coloured by the task that used a unit first; those of one task side by side.
+
+    Args:
+        masks: of each task in training order: layer name -> (units,).
+        title: what was trained on what.
+    """
+    n_tasks, names = len(masks), list(masks[0])
+    colors = plt.get_cmap("viridis")(np.linspace(0, 0.95, n_tasks))
+    with styled():
+        height = 1.2 + 0.16 * n_tasks * len(names)
+        figure, panels = plt.subplots(len(names), 1, figsize=(WIDTH, height), layout="constrained", squeeze=False)
+        for axes, name in zip(panels[:, 0], names, strict=True):
+            used = np.array([mask[name] > 0.5 for mask in masks])  # (tasks, units)
+            first = np.where(used.any(0), used.argmax(0), n_tasks)
+            order = np.lexsort((*~used[::-1], first))
+            picture = np.where(
+                used[:, order, None], colors[np.minimum(first, n_tasks - 1)][order], (1.0, 1.0, 1.0, 1.0)
+            )
+            axes.imshow(picture, aspect="auto", interpolation="nearest")
+            axes.set_yticks(range(n_tasks), [str(k + 1) for k in range(n_tasks)])
+            axes.set_ylabel(f"{name}\nTask")
+        panels[-1, 0].set_xlabel("Units, in the order of the task that used them first; white: not used by the task")
+        headline(figure, title, "colour: the task that used a unit first")
+    return figure
+
+
+def held(table: pd.DataFrame, title: str = "") -> Figure:
+    """Draw the weights that are protected after each task, and how many of them some task uses.
+
+    Args:
+        table: what `tables.held` returns.
+        title: what was trained on what; the number of seeds is added.
+    """
+    means = over_seeds(table, ["task"], ["held", "used"])
+    with styled():
+        figure, axes = plt.subplots(figsize=(WIDTH, 2.8), layout="constrained")
+        axes.fill_between(
+            means["task"], means["used"], means["held"], color="0.85", label="protected, and used by no task"
+        )
+        for name, label, look in (
+            ("held", "protected", {"color": "#440154", "marker": "o"}),
+            ("used", "used by some task", {"color": "#21918c", "marker": "s", "linestyle": "--"}),
+        ):
+            interval = Interval(means[name], means[f"{name}_low"], means[f"{name}_high"])
+            error_bars(axes, means["task"], interval, capsize=2, label=label, **look)
+        axes.set_xticks(means["task"])
+        axes.set_xlabel("Tasks learnt")
+        axes.set_ylabel("Weights (%)")
+        axes.set_ylim(0, 102)
+        axes.legend(loc="upper left")
+        axes.set_title(titled(title, of_seeds(means["seeds"], ", bars: 95% interval")), loc="left")
     return figure
 
 

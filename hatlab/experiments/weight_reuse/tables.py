@@ -30,7 +30,7 @@ from hatlab.method.capacity import weights_used
 from hatlab.method.protection import GatedLayer
 from hatlab.training.runs import Run
 
-__all__ = ["arms", "by_layer", "layer_differences", "layer_means", "of_runs", "over_seeds", "weight_reuse"]
+__all__ = ["arms", "by_layer", "held", "layer_differences", "layer_means", "of_runs", "over_seeds", "weight_reuse"]
 
 SHARES = ("reused", "expected", "beyond_chance")
 
@@ -158,3 +158,38 @@ def layer_differences(table: pd.DataFrame) -> pd.DataFrame:
     pairs = table[table["arm"] != "c = 0"].merge(none, on=["seed", "layer"], suffixes=("", "_none"))
     pairs = pairs.assign(reference="c = 0", difference=pairs["reused"] - pairs["reused_none"])
     return comparisons.differences(pairs, ["arm", "reference", "layer"], ["reference"])
+
+
+def held(runs: Sequence[Run], threshold: float = 0.5) -> pd.DataFrame:
+    """Return how much of the trunk is protected after each task, and how much of that no task uses.
+
+    The cumulative mask protects a weight between two used units, whichever tasks use them. If task 1 uses the one and
+    task 2 the other, no task uses the weight.
+
+    Columns: `run`, `seed`, `task` (from 1); in % of the trunk's weights `held`, of which `used` by some task and `idle`
+    by none.
+    """
+    rows = []
+    for run in runs:
+        chain, masks = task_masks(run)
+        weights = sum(link.weights for link in chain)
+        used = {link.name: np.array([mask[link.name] > threshold for mask in masks]) for link in chain}
+        for task in range(len(masks)):
+            of_pairs = np.array([_pairs(link, {n: m[: task + 1] for n, m in used.items()}) for link in chain]).sum(0)
+            both, some = 100 * of_pairs / weights
+            rows.append((run.run_id, run.config.seed, task + 1, both, some, both - some))
+    return pd.DataFrame(rows, columns=["run", "seed", "task", "held", "used", "idle"])
+
+
+def _pairs(link: GatedLayer, used: Mapping[str, np.ndarray]) -> tuple[int, int]:
+    """Count a layer's weights between units that any of the tasks uses, and those that one of them uses as a whole.
+
+    `used`: layer name -> (tasks, units) bool.
+    """
+    post = used[link.name]
+    if link.previous is None:
+        count = int(post.any(0).sum()) * (link.weights // link.units)
+        return count, count
+    pre, each = used[link.previous], link.inputs_per_unit * link.kernel
+    together = post.T.astype(np.int64) @ pre.astype(np.int64) > 0
+    return int(np.outer(post.any(0), pre.any(0)).sum()) * each, int(together.sum()) * each

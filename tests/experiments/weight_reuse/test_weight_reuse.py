@@ -17,6 +17,7 @@ from hatlab.experiments.weight_reuse import claims, tables
 from hatlab.experiments.weight_reuse.tables import weight_reuse
 from hatlab.method.protection import gated_layers
 from hatlab.support.progress import Progress
+from hatlab.training.runs import Run
 
 MASK_VALUES = st.sampled_from([0.0, 0.5, 1.0]) | st.floats(0, 1, width=32)
 
@@ -223,3 +224,44 @@ def test_the_arms_are_none_the_base_and_its_cross_mode():
     assert list(found) == ["c = 0", "original", "cross"] and found["original"] == base
     assert (found["c = 0"].c, found["cross"].mode, found["cross"].c) == (0, "cross", 0.75)
     assert list(tables.arms(base.replace(mode="cross"))) == ["c = 0", "cross", "original"]
+
+
+# --- what is protected, and used by no task ---------------------------------------------------------------------------
+
+
+def test_what_lies_between_units_of_different_tasks_is_protected_and_idle(monkeypatch):
+    """Two layers of two units over four inputs: task 1 uses the first unit of each, task 2 the second."""
+    chain = gated_layers({"fc1": nn.Linear(4, 2), "fc2": nn.Linear(2, 2)})
+    masks = [{"fc1": np.array(one), "fc2": np.array(one)} for one in ([1.0, 0.0], [0.0, 1.0])]
+    monkeypatch.setattr(tables, "task_masks", lambda run: (chain, masks))
+    run = Run(SMALL, None, {}, None)
+    table = tables.held([run])
+    np.testing.assert_allclose(table["held"], [100 * 5 / 12, 100])
+    np.testing.assert_allclose(table["used"], [100 * 5 / 12, 100 * 10 / 12])
+    np.testing.assert_allclose(table["idle"], [0, 100 * 2 / 12])
+
+
+@settings(max_examples=50, deadline=None)
+@given(chains(3))
+def test_pairs_are_counted_as_weights_one_by_one(drawn):
+    layers, masks = drawn
+    chain = gated_layers(layers)
+    used = {link.name: np.array([mask[link.name] > 0.5 for mask in masks]) for link in chain}
+    for link in chain:
+        weight = layers[link.name].weight
+        both, some = np.zeros(weight.shape, bool), np.zeros(weight.shape, bool)
+        for i, j in itertools.product(range(weight.shape[0]), range(weight.shape[1])):
+            reader = used[link.name][:, i]
+            source = (
+                np.ones_like(reader) if link.previous is None else used[link.previous][:, j // link.inputs_per_unit]
+            )
+            both[i, j], some[i, j] = reader.any() and source.any(), (reader & source).any()
+        assert tables._pairs(link, used) == (both.sum(), some.sum())
+
+
+def test_what_is_held_is_what_the_run_counted(runs):
+    table = tables.held(runs)
+    for run in runs:
+        counted = 100 * run.tasks["weights_used"] / run.tasks["weights"]
+        np.testing.assert_allclose(table.loc[table["run"] == run.run_id, "held"], counted)
+    assert (table["idle"] >= 0).all() and (table.groupby("run")["idle"].first() == 0).all()

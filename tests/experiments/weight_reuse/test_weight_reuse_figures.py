@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from hatlab.experiments.weight_reuse import tables
-from hatlab.experiments.weight_reuse.figures import layers, weight_reuse
+from hatlab.experiments.weight_reuse.figures import held, layers, units, weight_reuse
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +105,22 @@ def test_layers_stand_beside_untouched_gates():
     assert axes.get_title(loc="left") == "Split digits, c = 0.75\nmean of 3 seeds"
     one = found[found["seed"] == 0]
     assert layers(one, tables.layer_means(one)).axes  # no interval, no error
+
+
+def test_units_are_coloured_by_the_task_that_used_them_first():
+    masks = [{"fc1": np.array([0.0, 1.0, 1.0, 0.0])}, {"fc1": np.array([1.0, 1.0, 0.0, 0.0])}]
+    (axes,) = units(masks, "Split digits").axes
+    picture = axes.images[0].get_array()
+    assert picture.shape == (2, 4, 4)
+    white = (picture[..., :3] == 1).all(-1)
+    np.testing.assert_array_equal(white, [[False, False, True, True], [False, True, False, True]])
+    assert (picture[0, 0] == picture[1, 0]).all() and (picture[1, 2] != picture[0, 0]).any()
+
+
+def test_what_is_protected_stands_above_what_is_used():
+    rows = [("run", seed, task, 20.0 * task, 15.0 * task, 5.0 * task) for seed in range(3) for task in (1, 2, 3)]
+    (axes,) = held(pd.DataFrame(rows, columns=["run", "seed", "task", "held", "used", "idle"]), "Split digits").axes
+    protected, used = axes.containers
+    np.testing.assert_allclose(protected.lines[0].get_ydata(orig=False), [20, 40, 60])
+    np.testing.assert_allclose(used.lines[0].get_ydata(orig=False), [15, 30, 45])
+    assert "protected, and used by no task" in [text.get_text() for text in axes.get_legend().get_texts()]

@@ -39,7 +39,7 @@ def test_the_text_and_the_verdicts_say_what_the_table_says(executed):
     )  # fmt: skip
     assert f"A later task uses {share.ours:.0f}% (95% interval" in printed
     assert f"{times.ours:.2f} times (" in printed
-    assert n_images(notebook) == 3
+    assert n_images(notebook) == 5
     names = {path.name for path in folder.iterdir()}
     assert {
         f"{name}.{end}"
