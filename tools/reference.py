@@ -28,6 +28,7 @@ from hatlab.analysis import verdicts
 from hatlab.batches.reproduce import reproduce
 from hatlab.support.files import atomic, write_json
 from hatlab.support.paths import checkout, results_root
+from hatlab.support.progress import format_seconds
 from hatlab.support.provenance import checksum
 
 MOST_BYTES = 80_000  # of a CSV
@@ -90,12 +91,24 @@ def readme(text: str, reference: Path) -> str:
             reference / f"{Path(place).parent / what / Path(place).name}.csv",
         )
         if what == "verdicts":
-            return f"{start}{verdicts.as_markdown(verdicts.read(path))}\n{end}"
+            return f"{start}{verdicts.as_markdown(verdicts.read(path))}\n{_costs(reference / place)}\n{end}"
         table = pd.read_csv(anew if anew.exists() else path)
         lines = table[table["part"] == "conclusion"]["text"]
         return start + "".join(f"- {line}\n" for line in lines) + end
 
     return BLOCK.sub(block, text)
+
+
+def _costs(profile: Path) -> str:
+    """Say what each figure's training took: runs side by side share the seconds that they were trained in."""
+    said = []
+    for path in sorted(profile.glob("*/manifest.json")):
+        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        sessions = [session for run in runs for session in run["sessions"]]
+        seconds = sum(session.get("seconds", 0) / session.get("side_by_side", 1) for session in sessions)
+        least = "" if all("seconds" in session for session in sessions) else "at least "  # one was stopped
+        said.append(f"{path.parent.name} {least}{format_seconds(seconds)} ({len(runs)} run{'s' * (len(runs) > 1)})")
+    return f"Training took, where and with how many threads the manifests say: {', '.join(said)}.\n"
 
 
 def _with_palette(source: Path, target: Path) -> None:
