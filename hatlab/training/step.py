@@ -219,8 +219,7 @@ def forward(
             assert isinstance(layer, nn.Conv2d)
             # one convolution keeps a CPU busy, and groups are slow there
             convolve = _one_by_one if h.device.type == "cpu" or len(h) == 1 else _in_groups
-            h = convolve(h, weight, bias, layer)
-            h = h if factor is None else h.mul_(factor)
+            h = _times(convolve(h, weight, bias, layer), factor)
             if network.pool:
                 pooled = F.max_pool2d(h.flatten(0, 1), 2)
                 h = pooled.reshape(*h.shape[:2], *pooled.shape[1:])
