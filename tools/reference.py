@@ -86,12 +86,11 @@ def readme(text: str, reference: Path) -> str:
 
     def block(match: re.Match[str]) -> str:
         start, what, place, end = match.groups()
-        path, anew = (
-            reference / place / f"{what}.csv",
-            reference / f"{Path(place).parent / what / Path(place).name}.csv",
-        )
+        folder = reference / place
+        path = folder / f"{what}.csv"
         if what == "verdicts":
-            return f"{start}{verdicts.as_markdown(verdicts.read(path))}\n{_costs(reference / place)}\n{end}"
+            return f"{start}{verdicts.as_markdown(verdicts.read(path))}\n{_costs(folder)}\n{end}"
+        anew = folder.parent / what / f"{folder.name}.csv"  # of tools/rejudge.py
         table = pd.read_csv(anew if anew.exists() else path)
         lines = table[table["part"] == "conclusion"]["text"]
         return start + "".join(f"- {line}\n" for line in lines) + end

@@ -84,7 +84,7 @@ class Split:
         return len(self.index)
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return normalised images (len(rows), C, H, W) float32 and labels, for positions `rows` in the split."""
+        """Return normalised images (len(rows), C, H, W), as precise as `scale`, and labels, for `rows` in the split."""
         x = self.images[self.index[rows]].to(self.scale.dtype).mul_(self.scale).sub_(self.shift)
         if self.pixels is not None:
             x = x.flatten(1)[:, self.pixels].reshape(x.shape)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import pandas as pd
 import torch
@@ -25,6 +25,9 @@ from hatlab.method.networks import HATNetwork
 from hatlab.training.runs import Run
 
 __all__ = ["Agnostic", "entropies", "over_seeds", "without_task"]
+
+
+BATCH: Final = 1024  # images; the maps of the authors' CNN for a whole test set take gigabytes
 
 
 class Agnostic(NamedTuple):
@@ -69,9 +72,11 @@ def without_task(runs: Sequence[Run]) -> Agnostic:
         network = load_network(run, sequence)
         images = Images.of(sequence.datasets, torch.device("cpu"))
         for task, data in enumerate(TaskData.of(sequence, images)):
-            x, y = data.test.batch(torch.arange(len(data.test)))
-            entropy, classes = entropies(network, x, run.config.s_max)
-            chosen = entropy.argmin(1)
+            batches = [data.test.batch(rows) for rows in torch.split(torch.arange(len(data.test)), BATCH)]
+            found = [entropies(network, x, run.config.s_max) for x, _ in batches]
+            y = torch.cat([labels for _, labels in batches])
+            chosen = torch.cat([entropy for entropy, _ in found]).argmin(1)
+            classes = torch.cat([classes for _, classes in found])
             given = classes[:, task] == y
             shares = [
                 100 * float(values.double().mean()) for values in (given, given & (chosen == task), chosen == task)
