@@ -21,8 +21,8 @@ from hatlab.analysis.metrics import mean_interval
 from hatlab.config import ConfigError
 
 __all__ = [
-    "ALPHA", "MIN_PAIRS", "Comparison", "differences", "holm", "paired", "pairs_needed", "refuse_shared",
-    "sign_flip_p", "smallest_p",
+    "ALPHA", "MIN_PAIRS", "Comparison", "differences", "holm", "numbers", "paired", "pairs_needed", "refuse_shared",
+    "sign_flip_p", "smallest_p", "word",
 ]  # fmt: skip
 
 ALPHA: Final = 0.05
@@ -104,6 +104,43 @@ def _found(row: Any) -> str:
     if row.low <= 0 <= row.high:
         return "no"
     return "yes" if row.p_holm < ALPHA else "alone"
+
+
+def word(row: Any) -> str:
+    """Return what a row of `differences` says, in words: "higher" and "lower" only where they stand corrected."""
+    if not row.n:
+        return "cannot be compared"
+    if row.found == "few":
+        return "too few pairs"
+    if row.low == row.high == 0:
+        return "equal in every pair"
+    if row.found == "no":
+        return f"no difference found, beyond {_number(max(-row.low, row.high), _digits(row))} excluded"
+    if row.found == "alone":
+        return "nominally significant, not after Holm's correction"
+    return "higher" if row.mean > 0 else "lower"
+
+
+def numbers(row: Any) -> str:
+    """Return "+1.2 [0.8, 1.7]" for a row of `differences`: one decimal, or as many as the interval's width needs and as
+    tell its ends from 0.
+    """
+    if math.isnan(row.low):
+        return _number(row.mean, 1, "+")
+    digits = _digits(row)
+    if row.found in ("yes", "alone") and round(min(abs(row.low), abs(row.high)), digits) == 0:
+        digits += 1
+    return f"{_number(row.mean, digits, '+')} [{_number(row.low, digits)}, {_number(row.high, digits)}]"
+
+
+def _digits(row: Any) -> int:
+    width = row.high - row.low
+    return min(max(1 - math.floor(math.log10(width)), 1), 3) if width > 0 else 1
+
+
+def _number(value: float, digits: int, sign: str = "") -> str:
+    text = f"{value:{sign}.{digits}f}"
+    return (text.lstrip("+-") if float(text) == 0 else text).replace("-", "−")
 
 
 def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float:

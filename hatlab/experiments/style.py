@@ -9,15 +9,16 @@ from typing import Any, Final
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hatlab.analysis.metrics import Interval, mean_interval
 
 __all__ = [
-    "BESIDE", "GUIDE", "MARKERS", "UNREGULARIZED", "WIDTH", "band", "colors_of", "error_bars", "headline", "name_of_c",
-    "of_seeds", "seeds_with_band", "share_axis", "short", "spread", "styled", "task_axis", "titled",
+    "ARMS", "BESIDE", "GUIDE", "MARKERS", "UNREGULARIZED", "WIDTH", "band", "colors_of", "dots", "error_bars",
+    "headline", "name_of_c", "of_seeds", "seeds_with_band", "share_axis", "short", "spread", "styled", "task_axis",
+    "task_colors", "titled",
 ]  # fmt: skip
 
 WIDTH: Final = 7.1  # inches: the text width of a journal page
@@ -44,6 +45,15 @@ STYLE: Final[Any] = {
 SEEDS_FOR_INTERVAL: Final = 5
 MARKERS: Final = "osDPXvh^"
 UNREGULARIZED: Final = "0.45"  # a grey: c = 0 is the control, not a step of the colour scale
+# the regularizer's modes: told apart by marker as well as by shade, dark to light, since grey print has no colours
+ARMS: Final[dict[str, dict[str, Any]]] = {
+    "none": {"marker": "X", "color": UNREGULARIZED, "markersize": 5.5},
+    "original": {"marker": "o", "color": "#440154", "markersize": 4.5},
+    "half": {"marker": "s", "color": "#31688e", "markersize": 4.2, "markerfacecolor": "white"},
+    "cross": {"marker": "D", "color": "#21918c", "markersize": 4.2},
+    "reuse": {"marker": "^", "color": "#8fd744", "markersize": 5},
+}
+SCALES: Final = {"c": (0.05, 6.0), "s_max": (10.0, 2000.0)}  # from dark to light
 GUIDE: Final[dict[str, Any]] = {"color": "0.75", "linewidth": 0.7, "zorder": 0}  # a line that data is read against
 BESIDE: Final[dict[str, Any]] = {"loc": "upper left", "bbox_to_anchor": (1, 1)}  # a legend to the right of its axes
 
@@ -60,11 +70,19 @@ def styled() -> Iterator[None]:
     mpl.interactive(shown)
 
 
-def colors_of(cs: Sequence[float]) -> dict[float, Any]:
-    """Dark to light with growing c: viridis is told apart by colour-blind eyes and in grey print."""
-    steps = [c for c in cs if c > 0]
-    colors: dict[float, Any] = dict(zip(steps, sns.color_palette("viridis", len(steps)), strict=True))
-    return {c: colors.get(c, UNREGULARIZED) for c in cs}
+def colors_of(values: Sequence[float], name: str = "c") -> dict[float, Any]:
+    """Return a colour for each value of c or s_max, which is the same in all figures: dark to light with its logarithm.
+
+    viridis is told apart by colour-blind eyes and in grey print.
+    """
+    low, high = np.log(SCALES[name])
+    place = {value: float(np.clip((np.log(value) - low) / (high - low), 0, 1)) for value in values if value > 0}
+    return {value: plt.get_cmap("viridis")(place[value]) if value in place else UNREGULARIZED for value in values}
+
+
+def task_colors(n_tasks: int) -> Any:
+    """Return a colour for each task, (tasks, 4), dark to light in the order in which they are learnt."""
+    return plt.get_cmap("viridis")(np.linspace(0, 0.9, n_tasks))
 
 
 def name_of_c(c: float) -> str:
@@ -126,6 +144,15 @@ def error_bars(axes: Axes, x: Any, interval: Interval, **look: Any) -> None:
     """Draw means with their intervals as bars; a mean without an interval has no bar."""
     mean, low, high = interval
     axes.errorbar(x, mean, yerr=np.nan_to_num(np.stack([mean - low, high - mean]).clip(0)), **look)
+
+
+def dots(axes: Axes, x: Any, seeds: pd.Series, y: pd.Series, color: Any, width: float) -> None:
+    """Draw single seeds, from left to right within `width`, so that equal values lie beside each other."""
+    place = seeds.rank(method="dense").sub(1).to_numpy() / max(seeds.nunique() - 1, 1)
+    axes.plot(
+        np.asarray(x) + width * place, y, color=color, linestyle="none", marker=".", markersize=3, markeredgewidth=0,
+        alpha=0.45, zorder=1,
+    )  # fmt: skip
 
 
 def share_axis(axes: Axes) -> None:

@@ -85,7 +85,7 @@ def capacity_usage(capacity: pd.DataFrame, title: str = "", by: str = "c") -> Fi
     weights = capacity.drop_duplicates("layer").set_index("layer")["weights"]
     looks: dict[float, dict[str, Any]] = {
         value: {"color": color, "label": _label(by, value)}
-        for value, color in style.colors_of(sorted(curves[by].unique())).items()
+        for value, color in style.colors_of(sorted(curves[by].unique()), by).items()
     }
     if by == "s_max":
         for look, dashes in zip(looks.values(), itertools.cycle(DASHES), strict=False):
@@ -254,10 +254,9 @@ def _of_shares(table: pd.DataFrame, panels: str) -> str:
 
 
 def remaining_capacity(table: pd.DataFrame, title: str = "") -> Figure:
-    """Draw what is left of the network before each task: AdaHAT's capacity, and how it differs from the free weights.
-
-    AdaHAT's is the mean of 1 - min(a_i, a_j) over weights and biases of the cumulative mask; free are the weights
-    that this mask does not use, as Fig. 5 counts them. One line per c.
+    """Draw what is left of the network before each task, one line per c: AdaHAT's capacity, the mean of
+    1 - min(a_i, a_j) over weights and biases of the cumulative mask. The heading says how far it is from the free
+    weights, those that this mask does not use, as Fig. 5 counts them: too little for a figure.
 
     Args:
         table: rows of `hatlab.experiments.capacity_usage.tables.by_task`, of one layer (or "total") and one s_max.
@@ -269,32 +268,24 @@ def remaining_capacity(table: pd.DataFrame, title: str = "") -> Figure:
     _check_same(table, "layer", "s_max")
     cs = sorted(table["c"].unique())
     with style.styled():
-        figure, (left, right) = plt.subplots(
-            1, 2, figsize=(style.WIDTH, 2.9), layout="constrained", gridspec_kw={"width_ratios": [1.3, 1]}
-        )
+        figure, axes = plt.subplots(figsize=(style.WIDTH, 2.9), layout="constrained")
         for k, (c, color) in enumerate(style.colors_of(cs).items()):
             rows = table[table["c"] == c]
             look = {"color": color, "marker": style.MARKERS[k % len(style.MARKERS)], "markersize": 4}
-            _line(left, rows, rows["adahat"], label=style.name_of_c(c), **look)
-            _line(right, rows, rows["adahat"] - rows["free"], **look)
-        n_tasks = int(table["task"].max())
-        for axes in (left, right):
-            style.task_axis(axes, n_tasks, 10)
-            axes.set_xlabel("Before task")
-        style.share_axis(left)
-        left.set_ylabel("AdaHAT's capacity (%)")
-        right.axhline(0, **style.GUIDE)
-        right.set_ylabel("AdaHAT's capacity minus\nfree weights (percentage points)")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside right center", handlelength=1.6)
+            of_tasks = rows.groupby("task")["adahat"]  # in their order
+            found = [style.spread(same.to_numpy()) for _, same in of_tasks]
+            reached = Interval(*map(np.array, zip(*found, strict=True)))
+            style.band(axes, list(of_tasks.groups), reached, label=style.name_of_c(c), **look)
+        style.task_axis(axes, int(table["task"].max()), 10)
+        style.share_axis(axes)
+        axes.set_xlabel("Before task")
+        axes.set_ylabel("AdaHAT's capacity (%)")
+        axes.legend(handlelength=1.6, **style.BESIDE)
         seeds = style.seeds_with_band(table.groupby(["c", "task"]).size())
-        style.headline(figure, title, f"{_label('s_max', table['s_max'].iloc[0])}; {seeds}")
+        beyond = (table["adahat"] - table["free"]).abs().max()
+        how = f"{_label('s_max', table['s_max'].iloc[0])}; {seeds}\nat most {beyond:.2f} points from the free weights"
+        style.headline(figure, title, how)
     return figure
-
-
-def _line(axes: Axes, rows: pd.DataFrame, values: pd.Series, **look: Any) -> None:
-    of_tasks = values.groupby(rows["task"])  # in their order
-    found = [style.spread(same.to_numpy()) for _, same in of_tasks]
-    style.band(axes, list(of_tasks.groups), Interval(*map(np.array, zip(*found, strict=True))), **look)
 
 
 def _check_same(table: pd.DataFrame, *same: str) -> None:

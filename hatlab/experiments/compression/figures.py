@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hatlab.experiments.style import MARKERS, WIDTH, styled, titled
+from hatlab.experiments.style import MARKERS, WIDTH, colors_of, styled, titled
 
 __all__ = ["compression_curve"]
 
@@ -47,8 +47,9 @@ def compression_curve(points: pd.DataFrame, results: pd.DataFrame, tolerance: fl
         sgd = results["sgd_accuracy"]
         top = max(points["accuracy"].max(), sgd.max())
         panels[0].set_ylabel("Validation accuracy (%)")
-        panels[0].set_ylim(max(points["accuracy"].min() - 10, 0), 102)
+        panels[0].set_ylim(0, 102)
         panels[1].set_ylim(sgd.min() - max(POINTS_BELOW, 2 * tolerance), min(top + 1, 100.4))
+        panels[1].set_ylabel("The same near SGD (axis cut)")
         panels[0].set_title(_heading(title, points), loc="left")
         panels[1].legend(loc="best", ncols=2, handlelength=1.2)
     return figure
@@ -59,10 +60,12 @@ def _draw(axes: Axes, points: pd.DataFrame, results: pd.DataFrame, tolerance: fl
     mean = sgd.mean()
     axes.axhspan(mean - tolerance, mean, color="0.9", linewidth=0, zorder=0)
     by = "c" if points["c"].nunique() > 1 or points["seed"].nunique() > SEEDS_APART else "seed"
-    groups = list(points[points["share"] > 0].groupby(by))
-    colors = sns.color_palette("viridis", len(groups) + 1)  # the lightest is lost on paper
-    for k, (value, same) in enumerate(groups):
-        color, marker = colors[k], MARKERS[k % len(MARKERS)]
+    shown = points[points["share"] > 0]
+    values = sorted(shown[by].unique().tolist())
+    of_seeds = zip(values, map(tuple, plt.get_cmap("viridis")(np.linspace(0, 0.8, len(values)))), strict=True)
+    colors = colors_of(values) if by == "c" else dict(of_seeds)
+    for k, value in enumerate(values):
+        same, color, marker = shown[shown[by] == value], colors[value], MARKERS[k % len(MARKERS)]
         label = f"c = {value:g}" if by == "c" else f"seed {value}"
         for run, epochs in same.groupby("run"):
             path = epochs.sort_values("epoch")

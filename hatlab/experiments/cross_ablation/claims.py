@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import pandas as pd
 
 from hatlab.analysis import verdicts
-from hatlab.analysis.comparisons import ALPHA, MIN_PAIRS, pairs_needed, smallest_p
+from hatlab.analysis.comparisons import ALPHA, MIN_PAIRS, numbers, pairs_needed, smallest_p, word
 from hatlab.experiments.cross_ablation.tables import ARMS, MAIN, OUTCOMES, main_c
 
 __all__ = ["at_best", "conclusion", "findings", "reading", "table", "verdict_table"]
-
-UNCORRECTED = "nominally significant, not after Holm's correction"
 
 
 def findings(differences: pd.DataFrame) -> pd.DataFrame:
@@ -28,7 +24,7 @@ def findings(differences: pd.DataFrame) -> pd.DataFrame:
             f"{ARMS[a][0]} - {ARMS[b][0]}" for a, b in zip(differences["arm"], differences["reference"], strict=True)
         ],
         outcome=differences["outcome"].map(OUTCOMES),
-        finding=[f"{_word(row)}, {_numbers(row)}" if row.n else _word(row) for row in differences.itertuples()],
+        finding=[f"{word(row)}, {numbers(row)}" if row.n else word(row) for row in differences.itertuples()],
     )
     return words.pivot(index=["contrast", "c"], columns="outcome", values="finding")[list(OUTCOMES.values())]
 
@@ -75,13 +71,12 @@ def conclusion(differences: pd.DataFrame) -> list[str]:
     """
     said = []
     for outcome, same in _main(differences).groupby("outcome", sort=False):
-        numbers = [f" ({_numbers(row)})" if row.n else "" for row in same.itertuples()]
-        parts = [f"c = {row.c:g}: {_word(row)}{n}" for row, n in zip(same.itertuples(), numbers, strict=True)]
+        parts = [f"c = {row.c:g}: {word(row)}" + (f" ({numbers(row)})" if row.n else "") for row in same.itertuples()]
         name = f"{ARMS[MAIN[0]][0]} compared with {ARMS[MAIN[1]][0]}"
         said.append(f"{OUTCOMES[str(outcome)].capitalize()}, {name} (n = {_count(same['n'])}): {'; '.join(parts)}.")
     rows = differences.query("outcome == 'capacity' and arm == 'cross' and reference == 'original' and n > 0")
     if len(rows):
-        parts = [f"c = {row.c:g}: {_numbers(row)}" for row in rows.itertuples()]
+        parts = [f"c = {row.c:g}: {numbers(row)}" for row in rows.itertuples()]
         said.append(
             f"Capacity usage, cross compared with original, both at c: {'; '.join(parts)}. This has in it what half "
             "a c does to the regularizer's first term."
@@ -100,7 +95,7 @@ def at_best(differences: pd.DataFrame, chosen: Mapping[str, tuple[str, float]]) 
     for (one, other), same in differences.groupby(["arm", "reference"], sort=False):
         names = [_at(mode, *chosen[mode]) for mode in (str(one), str(other))]
         parts = [
-            f"{OUTCOMES[str(row.outcome)]} {_word(row)}" + (f" ({_numbers(row)})" if row.n else "")
+            f"{OUTCOMES[str(row.outcome)]} {word(row)}" + (f" ({numbers(row)})" if row.n else "")
             for row in same.itertuples()
         ]
         said.append(f"{names[0]} compared with {names[1]} (n = {_count(same['n'])}): {'; '.join(parts)}.")
@@ -139,41 +134,6 @@ def verdict_table(
 
 def _main(differences: pd.DataFrame) -> pd.DataFrame:
     return differences[(differences["arm"] == MAIN[0]) & (differences["reference"] == MAIN[1])]
-
-
-def _word(row: Any) -> str:
-    """The finding of a row of `tables.differences`."""
-    if not row.n:
-        return "cannot be compared"
-    if row.found == "few":
-        return "too few pairs"
-    if row.low == row.high == 0:
-        return "equal in every pair"
-    if row.found == "no":
-        return f"no difference found, beyond {_number(max(-row.low, row.high), _digits(row))} excluded"
-    if row.found == "alone":
-        return UNCORRECTED
-    return "higher" if row.mean > 0 else "lower"
-
-
-def _numbers(row: Any) -> str:
-    """ "+1.2 [0.8, 1.7]": one decimal, or as many as the interval's width needs and as tell its ends from 0."""
-    if math.isnan(row.low):
-        return _number(row.mean, 1, "+")
-    digits = _digits(row)
-    if row.found in ("yes", "alone") and round(min(abs(row.low), abs(row.high)), digits) == 0:
-        digits += 1
-    return f"{_number(row.mean, digits, '+')} [{_number(row.low, digits)}, {_number(row.high, digits)}]"
-
-
-def _digits(row: Any) -> int:
-    width = row.high - row.low
-    return min(max(1 - math.floor(math.log10(width)), 1), 3) if width > 0 else 1
-
-
-def _number(value: float, digits: int, sign: str = "") -> str:
-    text = f"{value:{sign}.{digits}f}"
-    return (text.lstrip("+-") if float(text) == 0 else text).replace("-", "−")
 
 
 def _count(n: Iterable[int]) -> str:

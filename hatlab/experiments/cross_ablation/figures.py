@@ -14,28 +14,23 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from hatlab.analysis.metrics import Interval, over_seeds
 from hatlab.experiments.cross_ablation.tables import ARMS, MAIN, OUTCOMES
-from hatlab.experiments.style import UNREGULARIZED, WIDTH, error_bars, headline, styled
+from hatlab.experiments.style import ARMS as ARM_LOOKS
+from hatlab.experiments.style import WIDTH, dots, error_bars, headline, share_axis, styled
 
 __all__ = ["cross_ablation", "cross_differences", "plane", "task_curves"]
 
-# told apart by marker as well as by shade, dark to light: grey print has no colours
-MARKERS: Final[dict[str, dict[str, Any]]] = {
-    "none": {"marker": "X", "color": UNREGULARIZED, "markersize": 5.5},
-    "original": {"marker": "o", "color": "#440154", "markersize": 4.5},
-    "half": {"marker": "s", "color": "#31688e", "markersize": 4.2, "markerfacecolor": "white"},
-    "cross": {"marker": "D", "color": "#21918c", "markersize": 4.2},
-    "reuse": {"marker": "^", "color": "#8fd744", "markersize": 5},
-}
 LABELS: Final = {
     "capacity": "Capacity usage (% of weights)",
     "reused": "Share reused (%)",
-    "accuracy": "Average accuracy (%)",
+    "accuracy": "Average accuracy (%, axis cut)",
     "forgetting": "Forgetting (points)",
 }
 
 
 def cross_ablation(outcomes: pd.DataFrame, summary: pd.DataFrame, title: str = "") -> Figure:
     """Draw every arm at every c: a panel for each outcome, means over seeds with intervals, single seeds as dots.
+
+    An outcome that is 0 in every run has no panel; the heading says so.
 
     Args:
         outcomes: what `tables.outcomes` returns.
@@ -50,25 +45,36 @@ def cross_ablation(outcomes: pd.DataFrame, summary: pd.DataFrame, title: str = "
     cs = [0.0, *sorted(outcomes.loc[outcomes["c"] > 0, "c"].unique())]
     beside = [arm for arm in ARMS if arm != "none"]
     with styled():
+        shown, constant = _varying(outcomes.set_index("run")[list(OUTCOMES)])
         figure, panels = plt.subplots(
-            2, 2, figsize=(WIDTH, 4.9), layout=ConstrainedLayoutEngine(hspace=0.06, wspace=0.05), sharex=True
-        )
-        for axes, outcome in zip(panels.flat, OUTCOMES, strict=True):
+            -(-len(shown) // 2), 2, figsize=(WIDTH, 4.9), layout=ConstrainedLayoutEngine(hspace=0.06, wspace=0.05),
+            squeeze=False,
+        )  # fmt: skip
+        for axes in panels.flat[len(shown) :]:
+            axes.remove()
+        for axes, outcome in zip(panels.flat, shown, strict=False):
             for arm, (name, *_) in ARMS.items():
                 of_arm = summary[(summary["arm"] == arm) & (summary["outcome"] == outcome)]
                 shift = 0.0 if arm == "none" else 0.19 * (beside.index(arm) - (len(beside) - 1) / 2)
                 runs = outcomes[outcomes["arm"] == arm]
                 x = [cs.index(c) + shift + 0.05 for c in runs["c"]]
-                _dots(axes, x, runs["seed"], runs[outcome], MARKERS[arm]["color"], width=0.07)
-                _points(axes, [cs.index(c) + shift for c in of_arm["c"]], of_arm, label=name, **MARKERS[arm])
+                dots(axes, x, runs["seed"], runs[outcome], ARM_LOOKS[arm]["color"], width=0.07)
+                _points(axes, [cs.index(c) + shift for c in of_arm["c"]], of_arm, label=name, **ARM_LOOKS[arm])
             axes.set_ylabel(LABELS[outcome])
             _categories(axes, cs)
-        for axes in panels[-1]:
-            axes.set_xlabel("Compressibility c")
+            if outcome in ("capacity", "reused"):
+                share_axis(axes)
         handles, labels = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-        headline(figure, title, _seeds(outcomes["seed"].nunique()))
+        headline(figure, title, "; ".join([_seeds(outcomes["seed"].nunique()), *constant]))
     return figure
+
+
+def _varying(table: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Return the outcomes that are not 0 everywhere, and what is said of the others."""
+    zero = {str(name): bool((values == 0).all()) for name, values in table.items()}
+    said = [f"{OUTCOMES[name]}: 0 in every run" for name in zero if zero[name]]
+    return [name for name in zero if not zero[name]], said
 
 
 def cross_differences(pairs: pd.DataFrame, differences: pd.DataFrame, title: str = "") -> Figure:
@@ -88,24 +94,26 @@ def cross_differences(pairs: pd.DataFrame, differences: pd.DataFrame, title: str
         raise ValueError("the table of pairs is empty: there are no runs to compare")
     pairs, differences = (t[(t["arm"] == MAIN[0]) & (t["reference"] == MAIN[1])] for t in (pairs, differences))
     cs = sorted(pairs["c"].unique())
-    style = {**MARKERS["cross"], "color": "#31688e"}
+    look = ARM_LOOKS["cross"]
+    shown, constant = _varying(pairs.pivot(index=["seed", "c"], columns="outcome", values="difference")[list(OUTCOMES)])
+    constant = [said.replace("every run", "every pair") for said in constant]
     with styled():
         figure, panels = plt.subplots(
-            1, len(OUTCOMES), figsize=(WIDTH, 2.5), layout=ConstrainedLayoutEngine(wspace=0.05), sharex=True
+            1, len(shown), figsize=(WIDTH, 2.5), layout=ConstrainedLayoutEngine(wspace=0.05), sharex=True
         )
-        for axes, (outcome, name) in zip(panels, OUTCOMES.items(), strict=True):
+        for axes, outcome in zip(panels, shown, strict=True):
             axes.axhline(0, color="0.4", linewidth=0.7, zorder=0)
             of_pairs, rows = (t[t["outcome"] == outcome] for t in (pairs, differences))
             x = [cs.index(c) + 0.03 for c in of_pairs["c"]]
-            _dots(axes, x, of_pairs["seed"], of_pairs["difference"], style["color"], width=0.25)
+            dots(axes, x, of_pairs["seed"], of_pairs["difference"], look["color"], width=0.25)
             for filled in (True, False):
-                fill, some = style["color"] if filled else "white", rows[(rows["found"] == "yes") == filled]
-                _points(axes, [cs.index(c) - 0.12 for c in some["c"]], some, markerfacecolor=fill, **style)
-            axes.set_title(name[0].upper() + name[1:])
-            axes.set_xlabel("Compressibility c")
+                fill, some = look["color"] if filled else "white", rows[(rows["found"] == "yes") == filled]
+                _points(axes, [cs.index(c) - 0.12 for c in some["c"]], some, markerfacecolor=fill, **look)
+            axes.set_title(OUTCOMES[outcome].capitalize())
             _categories(axes, cs)
         panels[0].set_ylabel("Cross − original at c/2\n(percentage points)")
-        headline(figure, title, f"{_seeds(pairs['seed'].nunique())}; filled: found after Holm's correction")
+        how = "; ".join([_seeds(pairs["seed"].nunique()), "filled: found after Holm's correction", *constant])
+        headline(figure, title, how)
     return figure
 
 
@@ -122,17 +130,17 @@ def plane(outcomes: pd.DataFrame, title: str = "") -> Figure:
         figure, axes = plt.subplots(figsize=(WIDTH, 3.6), layout="constrained")
         for arm, (name, *_) in ARMS.items():
             means = over_seeds(outcomes[outcomes["arm"] == arm], ["c"], ["capacity", "accuracy"]).sort_values("c")
-            look = {key: value for key, value in MARKERS[arm].items() if key != "marker"}
+            look = {key: value for key, value in ARM_LOOKS[arm].items() if key != "marker"}
             reach = [np.nan_to_num(means[f"{axis}_high"] - means[axis]) for axis in ("capacity", "accuracy")]
             axes.errorbar(
                 means["capacity"], means["accuracy"], xerr=reach[0], yerr=reach[1], label=name, linewidth=0.8,
-                elinewidth=0.8, marker=MARKERS[arm]["marker"], **look,
+                elinewidth=0.8, marker=ARM_LOOKS[arm]["marker"], **look,
             )  # fmt: skip
             if (most := means.iloc[-1])["c"]:
                 place = (most["capacity"], most["accuracy"])
                 axes.annotate(f" c = {most['c']:g}", place, fontsize=7, color=look["color"], va="bottom")
         axes.set_xlabel("Capacity usage after the last task (% of weights)")
-        axes.set_ylabel("Average accuracy (%)")
+        axes.set_ylabel(LABELS["accuracy"])
         axes.legend()
         headline(figure, title, _seeds(outcomes["seed"].nunique()).partition(";")[0])
     return figure
@@ -158,14 +166,14 @@ def task_curves(table: pd.DataFrame, chosen: Mapping[str, tuple[str, float]], ti
             means = over_seeds(same, ["task"], ["newest", "free", "reused"])
             name = f"{mode}, c = {c * ARMS[arm][2]:g}" if c else ARMS["none"][0]
             for axes, (x, y, _) in zip(row, panels, strict=True):
-                look = {**MARKERS[mode], "markersize": 3}
+                look = {**ARM_LOOKS[mode], "markersize": 3}
                 axes.plot(means[x], means[y], label=name, linewidth=1, **look)
                 axes.fill_between(
                     means[x], means[f"{y}_low"], means[f"{y}_high"], color=look["color"], alpha=0.15, lw=0
                 )
         for axes, (x, y, label) in zip(row, panels, strict=True):
             axes.set_xlabel(label)
-            axes.set_ylabel({"newest": "Accuracy on the\nnewest task (%)", "reused": "Share reused (%)"}[y])
+            axes.set_ylabel({"newest": "Accuracy on the newest\ntask (%, axis cut)", "reused": "Share reused (%)"}[y])
             if x == "free":
                 axes.invert_xaxis()
         handles, labels = row[0].get_legend_handles_labels()
@@ -181,23 +189,12 @@ def _points(axes: Axes, x: Sequence[float], rows: pd.DataFrame, **style: Any) ->
     error_bars(axes, x, interval, linestyle="none", elinewidth=1.1, capsize=0, **style)
 
 
-def _dots(axes: Axes, x: Sequence[float], seeds: pd.Series, y: pd.Series, color: Any, width: float) -> None:
-    """Single seeds, from left to right within `width`, so that equal values lie beside each other."""
-    place = seeds.rank(method="dense").sub(1).to_numpy() / max(seeds.nunique() - 1, 1)
-    axes.plot(
-        np.asarray(x) + width * place, y, color=color, linestyle="none", marker=".", markersize=3, markeredgewidth=0,
-        alpha=0.45, zorder=1,
-    )  # fmt: skip
-
-
 def _categories(axes: Axes, cs: Sequence[float]) -> None:
     axes.set_xticks(range(len(cs)), [f"{c:g}" for c in cs])
+    axes.set_xlabel("Compressibility c")
     axes.set_xlim(-0.5, len(cs) - 0.5)
     axes.tick_params(axis="x", length=0)
     axes.margins(y=0.08)
-    if axes.dataLim.height == 0:  # all values are the same: a scale of their rounding would mean nothing
-        axes.set_ylim(axes.dataLim.y0 - 1, axes.dataLim.y0 + 1)
-        axes.text(0.5, 0.75, f"{axes.dataLim.y0:g} in every run", transform=axes.transAxes, ha="center", color="0.4")
 
 
 def _seeds(n: int) -> str:

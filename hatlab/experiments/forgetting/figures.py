@@ -13,7 +13,18 @@ from matplotlib.ticker import NullLocator
 
 from hatlab.analysis.metrics import Interval, over_seeds
 from hatlab.analysis.paper import METHODS, PAPER_SEEDS, TABLE_1
-from hatlab.experiments.style import GUIDE, MARKERS, WIDTH, error_bars, headline, of_seeds, styled, titled
+from hatlab.experiments.style import (
+    GUIDE,
+    MARKERS,
+    WIDTH,
+    dots,
+    error_bars,
+    headline,
+    of_seeds,
+    styled,
+    task_colors,
+    titled,
+)  # fmt: skip
 
 __all__ = ["accuracy_of_tasks", "forgetting", "hyperparameters", "tuning", "without_task"]
 
@@ -27,32 +38,32 @@ LOOKS: Final[dict[str, dict[str, Any]]] = {
 JITTER: Final = 0.08  # of the authors' plot: intervals at one task must not hide each other
 
 
-def forgetting(summary: pd.DataFrame, title: str = "") -> Figure:
+def forgetting(ratios: pd.DataFrame, title: str = "") -> Figure:
     """Draw Fig. 3, the forgetting ratio after each number of tasks, and beside it what Table 1 has for all methods, on
     its own data and after eight tasks.
 
     Args:
-        summary: what `tables.over_seeds` returns: one row per `method` and `tasks_learnt`.
+        ratios: what `tables.forgetting` returns; its seeds are dots.
         title: what was trained on what; the number of seeds is added.
 
     0 is as good as joint training, -1 as bad as chance.
     """
-    n_tasks = int(summary["tasks_learnt"].max())
-    methods = [name for name in LOOKS if name in set(summary["method"])]
+    n_tasks = int(ratios["tasks_learnt"].max())
+    methods = [name for name in LOOKS if name in set(ratios["method"])]
     with styled():
         figure, (ours, paper) = plt.subplots(
             1, 2, figsize=(WIDTH, 3.4), layout="constrained", gridspec_kw={"width_ratios": [1.45, 1]}
         )
         ours.axhline(0, linestyle=(0, (4, 3)), **GUIDE)
         for k, method in enumerate(methods):
-            rows = summary[summary["method"] == method]
-            x = rows["tasks_learnt"] + JITTER * (k - (len(methods) - 1) / 2)
-            _with_intervals(ours, x, rows, label=METHODS[method], **LOOKS[method])
-        ours.set_xticks(range(1, n_tasks + 1))
+            rows = ratios[ratios["method"] == method]
+            rows = rows.assign(x=rows["tasks_learnt"] + JITTER * k)
+            _with_intervals(ours, rows, label=METHODS[method], **LOOKS[method])
+        ours.set_xticks(np.arange(1, n_tasks + 1) + JITTER * (len(methods) - 1) / 2, range(1, n_tasks + 1))
         ours.set_xlabel("Tasks learnt t")
         ours.set_ylabel(r"Forgetting ratio $\rho^{\leq t}$")
         ours.legend(loc="lower left")
-        ours.set_title(titled(title, _seeds(summary)), loc="left")
+        ours.set_title(titled(title, _seeds(ratios)), loc="left")
         _paper(paper)
     return figure
 
@@ -88,7 +99,7 @@ def tuning(table: pd.DataFrame, title: str = "") -> Figure:
             panel.set_xlabel(label)
             if by:
                 panel.legend()
-        axes[0, 0].set_ylabel("Average accuracy (%)")
+        axes[0, 0].set_ylabel("Average accuracy (%, axis cut)")
         axes[0, 0].set_ylim(top=101)  # a t interval of few seeds may reach beyond
         headline(figure, title, f"{of_seeds(table['seeds'])}, not among those reported; filled: chosen")
     return figure
@@ -140,12 +151,12 @@ def _paper(axes: Axes) -> None:
     axes.set_title(f"The paper's Table 1, $\\rho^{{\\leq 8}}$\nof its mixture (std of {PAPER_SEEDS} runs)", loc="left")
 
 
-def hyperparameters(summary: pd.DataFrame, c: float, s_max: float, title: str = "") -> Figure:
+def hyperparameters(ratios: pd.DataFrame, c: float, s_max: float, title: str = "") -> Figure:
     """Draw Fig. 4: the forgetting ratio after the last task against s_max and against c.
 
     Args:
-        summary: one row per `c` and `s_max`: `ratio` with its interval and `seeds`; those with the given `c` make the
-            left panel, those with the given `s_max` the right one.
+        ratios: rows of `tables.forgetting` after the last task; those with the given `c` make the left panel, those
+            with the given `s_max` the right one.
         c, s_max: what the panels hold fixed.
         title: what was trained on what; the number of seeds is added.
     """
@@ -155,37 +166,42 @@ def hyperparameters(summary: pd.DataFrame, c: float, s_max: float, title: str = 
             (panels[0], "s_max", "Steepest slope of the gate, $s_\\mathrm{max}$", f"c = {c:g}"),
             (panels[1], "c", "Compressibility c", f"$s_\\mathrm{{max}}$ = {s_max:g}"),
         ):
-            rows = summary[summary["c"] == c] if name == "s_max" else summary[summary["s_max"] == s_max]
-            rows = rows.sort_values(name)
+            rows = ratios[ratios["c"] == c] if name == "s_max" else ratios[ratios["s_max"] == s_max]
+            values = sorted(rows[name].unique())
             axes.axhline(0, linestyle=(0, (4, 3)), **GUIDE)
-            _with_intervals(axes, rows[name], rows, **LOOKS["hat"])
+            _with_intervals(axes, rows.assign(x=rows[name]).sort_values(name), **LOOKS["hat"])
             axes.set_xscale("log")
-            axes.set_xticks(rows[name], [f"{value:g}" for value in rows[name]])
+            axes.set_xticks(values, [f"{value:g}" for value in values])
             axes.xaxis.set_minor_locator(NullLocator())
             axes.set_xlabel(label)
             axes.set_title(fixed, loc="left")
         panels[0].set_ylabel("Forgetting ratio after the last task")
-        headline(figure, "", ": ".join(filter(None, (title, _seeds(summary)))))
+        headline(figure, "", ": ".join(filter(None, (title, _seeds(ratios)))))
     return figure
 
 
-def _seeds(summary: pd.DataFrame) -> str:
-    return of_seeds(summary["seeds"], ", 95% t interval")
+def _seeds(ratios: pd.DataFrame) -> str:
+    return of_seeds([ratios["seed"].nunique()], ", 95% t interval; dots: single seeds")
 
 
-def _with_intervals(axes: Axes, x: pd.Series, rows: pd.DataFrame, **look: Any) -> None:
-    """Means joined by a line."""
-    ratio = Interval(rows["ratio"], rows["ratio_low"], rows["ratio_high"])
-    error_bars(axes, x, ratio, markersize=4, linewidth=1.2, elinewidth=0.8, capsize=2, **look)
+def _with_intervals(axes: Axes, rows: pd.DataFrame, **look: Any) -> None:
+    """Means over the rows of each `x`, joined by a line; single seeds as dots."""
+    means = over_seeds(rows, ["x"], ["ratio"])
+    ratio = Interval(means["ratio"], means["ratio_low"], means["ratio_high"])
+    error_bars(axes, means["x"], ratio, markersize=4, linewidth=1.2, elinewidth=0.8, capsize=2, **look)
+    dots(axes, rows["x"], rows["seed"], rows["ratio"], look["color"], width=0)
 
 
-def accuracy_of_tasks(accuracy: pd.DataFrame, by: str = "method", title: str = "") -> Figure:
+def accuracy_of_tasks(
+    accuracy: pd.DataFrame, by: str = "method", title: str = "", chance: float | None = None
+) -> Figure:
     """Draw a line for each task: its test accuracy after it was learnt, and after each task that followed.
 
     Args:
         accuracy: rows of the accuracy table of `hatlab.collect`; the mean is taken over what differs beside `by`.
         by: the column with a panel for each of its values, in the order in which they come.
         title: what was trained on what; the number of runs is added.
+        chance: accuracy of guessing, in %: a dashed line, from below which the axes go up.
 
     Raises:
         ValueError: the table is empty.
@@ -198,7 +214,7 @@ def accuracy_of_tasks(accuracy: pd.DataFrame, by: str = "method", title: str = "
             1, len(values), figsize=(WIDTH, 2.7), sharey=True, squeeze=False, layout="constrained"
         )
         n_tasks = int(accuracy["task"].max()) + 1
-        colors = plt.get_cmap("viridis")(np.linspace(0, 0.85, n_tasks))
+        colors = task_colors(n_tasks)
         for axes, value in zip(panels.flat, values, strict=True):
             rows = accuracy[accuracy[by] == value]
             means = 100 * rows.groupby(["task", "after_task"])["accuracy"].mean()
@@ -211,6 +227,9 @@ def accuracy_of_tasks(accuracy: pd.DataFrame, by: str = "method", title: str = "
             axes.set_title(str(value))
             axes.set_xticks(range(1, n_tasks + 1))
             axes.set_xlabel("Tasks learnt")
+            if chance is not None:
+                axes.axhline(chance, color="0.5", linewidth=0.8, linestyle=(0, (4, 3)), label="chance")
+                axes.set_ylim(min(chance, 100 * accuracy["accuracy"].min()) - 5, 102)
         panels[0, 0].set_ylabel("Test accuracy (%)")
         panels[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
         headline(figure, title, of_seeds(accuracy.groupby(by)["run"].nunique()))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from hatlab.experiments.capacity_usage.figures import draw, usage_curves
 from hatlab.experiments.style import BESIDE, WIDTH, band, headline, seeds_with_band, spread, styled, titled
 
-__all__ = ["active_units", "precision_usage"]
+__all__ = ["active_units", "embeddings", "precision_usage"]
 
 # told apart by shade and by dashes, so in grey print, too
 LOOKS: Final[dict[str, dict[str, Any]]] = {
@@ -41,6 +41,31 @@ def active_units(simulated: pd.DataFrame, title: str = "") -> Figure:
         axes.legend(**LEGEND)
         seeds = seeds_with_band([simulated["seed"].nunique()], f"seed {simulated['seed'].iloc[0]}")
         axes.set_title(titled(title, seeds), loc="left")
+    return figure
+
+
+def embeddings(table: pd.DataFrame, title: str = "") -> Figure:
+    """Draw the embeddings of units while a task is learnt, a panel for each arm: dark where the unit ends open.
+
+    Args:
+        table: what `hatlab.experiments.precision.trajectories.embeddings` returns.
+        title: what was trained on what.
+    """
+    with styled():
+        arms = list(table["arm"].unique())
+        figure, panels = plt.subplots(1, len(arms), figsize=(WIDTH, 2.9), sharey=True, layout="constrained")
+        for axes, arm in zip(panels, arms, strict=True):
+            e = table[table["arm"] == arm].pivot(index="epoch", columns="unit", values="e")
+            for unit in e:
+                is_open = e[unit].iloc[-1] > 0
+                look = {"color": "#440154", "zorder": 2} if is_open else {"color": "0.7", "zorder": 1}
+                axes.plot(e.index, e[unit], linewidth=0.6, **look)
+            axes.axhline(0, color="black", linewidth=0.7)
+            axes.set_title(f"{LOOKS[arm]['label']}: {(e.iloc[-1] > 0).sum()} of {e.shape[1]} open".replace("\n", " "))
+            axes.set_xlim(0, e.index[-1])
+            axes.set_xlabel("Epoch of the first task")
+        panels[0].set_ylabel("Embedding $e$")
+        headline(figure, title, "units of the first layer; dark: open at the end (e > 0)")
     return figure
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
+from hatlab.analysis.comparisons import numbers, word
 from hatlab.analysis.metrics import mean_interval
 from hatlab.analysis.verdicts import Verdict, new
 from hatlab.experiments.weight_reuse.tables import SHARES
@@ -49,24 +48,13 @@ def layers(means: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
         shares = [
             f"{row.arm}: {row.reused:.1f}% [{row.reused_low:.1f}, {row.reused_high:.1f}]" for row in same.itertuples()
         ]
-        found = [f"{row.arm} {_change(row)}" for row in differences[differences["layer"] == layer].itertuples()]
+        of_layer = differences[differences["layer"] == layer].itertuples()
+        found = [f"{row.arm}: {word(row)} ({numbers(row)} points)" for row in of_layer]
         said.append(
-            f"{layer}: untouched gates would reuse {same['untouched'].iloc[0]:g}%; {', '.join(shares)}. Against c = 0: "
-            f"{'; '.join(found)}."
+            f"{layer}: untouched gates would reuse {same['untouched'].iloc[0]:g}%; {', '.join(shares)}. Compared with "
+            f"c = 0, {'; '.join(found)}."
         )
     return said
-
-
-def _change(row: Any) -> str:
-    numbers = f"{row.mean:+.1f} points [{row.low:+.1f}, {row.high:+.1f}]"
-    if row.found == "yes":
-        return f"reuses {'more' if row.mean > 0 else 'less'}, {numbers}"
-    words = {
-        "few": "has too few pairs to be compared",
-        "alone": "is nominally significant, not after Holm's correction",
-        "no": f"has no difference that was found, beyond {max(-row.low, row.high):.1f} points excluded",
-    }
-    return f"{words[row.found]}, {numbers}"
 
 
 def _of_seeds(reuse: pd.DataFrame) -> pd.DataFrame:

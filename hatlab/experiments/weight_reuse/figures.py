@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from hatlab.analysis.metrics import Interval, over_seeds
-from hatlab.experiments.style import WIDTH, error_bars, headline, of_seeds, styled, titled
+from hatlab.experiments.style import ARMS, WIDTH, dots, error_bars, headline, of_seeds, styled, task_colors, titled
 
 __all__ = ["held", "layers", "units", "weight_reuse"]
 
@@ -53,19 +53,18 @@ def layers(table: pd.DataFrame, means: pd.DataFrame, title: str = "") -> Figure:
         title: what was trained on what; how many seeds there are is added.
     """
     arms, names = list(means["arm"].unique()), list(means["layer"].unique())
-    looks = dict(zip(arms, zip(plt.get_cmap("viridis")((0.1, 0.45, 0.75)), "osD", strict=True), strict=True))
     with styled():
         figure, axes = plt.subplots(figsize=(WIDTH, 3.1), layout="constrained")
         for k, layer in enumerate(names):
             expected = means.loc[means["layer"] == layer, "untouched"].iloc[0]
             axes.hlines(expected, k - 0.4, k + 0.4, color="black", label="" if k else "untouched gates")
             for j, arm in enumerate(arms):
-                x, (color, marker) = k + 0.25 * (j - 1), looks[arm]
-                seeds = table.loc[(table["arm"] == arm) & (table["layer"] == layer), "reused"]
-                axes.plot(x + np.linspace(-0.06, 0.06, len(seeds)), seeds, ".", color=color, alpha=0.35, markersize=4)
+                x, look = k + 0.25 * (j - 1), ARMS["none" if arm == "c = 0" else arm]
+                seeds = table[(table["arm"] == arm) & (table["layer"] == layer)]
+                dots(axes, x + 0.03, seeds["seed"], seeds["reused"], look["color"], width=0.07)
                 (row,) = means[(means["arm"] == arm) & (means["layer"] == layer)].itertuples()
                 reach = np.nan_to_num([[row.reused - row.reused_low], [row.reused_high - row.reused]])
-                axes.errorbar(x, row.reused, reach, fmt=marker, color=color, capsize=3, label="" if k else arm)
+                axes.errorbar(x, row.reused, reach, linestyle="none", capsize=3, label="" if k else arm, **look)
         axes.set_xticks(range(len(names)), names)
         axes.set_ylim(0, 100)
         axes.set_ylabel("Held weights reused (%)")
@@ -82,7 +81,7 @@ def units(masks: Sequence[Mapping[str, np.ndarray]], title: str = "") -> Figure:
         title: what was trained on what.
     """
     n_tasks, names = len(masks), list(masks[0])
-    colors = plt.get_cmap("viridis")(np.linspace(0, 0.95, n_tasks))
+    colors = task_colors(n_tasks)
     with styled():
         height = 1.2 + 0.16 * n_tasks * len(names)
         figure, panels = plt.subplots(len(names), 1, figsize=(WIDTH, height), layout="constrained", squeeze=False)

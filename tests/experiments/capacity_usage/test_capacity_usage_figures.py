@@ -95,7 +95,17 @@ def test_colours_go_from_dark_to_light_and_the_control_is_grey():
     control, *colors = [line.get_color() for line in figure.axes[0].get_legend().get_lines()]
     assert control == UNREGULARIZED
     luminance = [np.dot(color[:3], (0.2126, 0.7152, 0.0722)) for color in colors]
-    assert np.all(np.diff(luminance) > 0.1)
+    assert np.all(np.diff(luminance) > 0.03)
+
+
+def test_a_value_has_one_colour_in_all_figures():
+    def colors(cs):
+        legend = capacity_usage(table(linear, cs=cs)).axes[0].get_legend()
+        names = [text.get_text() for text in legend.get_texts()]
+        return dict(zip(names, [line.get_color() for line in legend.get_lines()], strict=True))
+
+    few, many = colors((0.0, 0.75)), colors((0.0, 0.1, 0.75, 2.5, 4.0))
+    assert few == {name: many[name] for name in few}
 
 
 def test_one_seed_has_no_band_to_speak_of():

@@ -72,17 +72,17 @@ def test_many_panels_take_two_rows():
 
 def test_what_remains_for_adahat_and_how_it_differs_from_what_is_free():
     figure = remaining_capacity(table(layers=["total"]), "Split digits")
-    left, right = figure.axes
-    lines = {line.get_label(): line for line in left.lines}
+    (axes,) = figure.axes
+    lines = {line.get_label(): line for line in axes.lines}
     assert list(lines) == ["no regularizer", "c = 0.75", "c = 2.5"]
     assert len({line.get_marker() for line in lines.values()}) == 3
-    for line, difference in zip(left.lines, [line for line in right.lines if len(line.get_xdata()) == 3], strict=True):
+    for line in axes.lines:
         np.testing.assert_allclose(line.get_ydata(), [100, 89.9, 79.8])
-        np.testing.assert_allclose(difference.get_ydata(), [0, -0.1, -0.2], atol=1e-9)
         assert list(line.get_xdata()) == [1, 2, 3]
-    assert "(%)" in left.get_ylabel() and "percentage points" in right.get_ylabel()
-    assert figure.get_suptitle().endswith("400; mean of 3 seeds, band: smallest to largest")
-    assert remaining_capacity(table(seeds=(4,), layers=["total"])).get_suptitle().endswith("one seed each")
+    assert "(%)" in axes.get_ylabel() and axes.get_ylim()[1] >= 100
+    heading = figure.get_suptitle()
+    assert "400; mean of 3 seeds, band: smallest to largest\nat most 0.20 points from the free weights" in heading
+    assert "one seed each" in remaining_capacity(table(seeds=(4,), layers=["total"])).get_suptitle()
 
 
 @pytest.mark.parametrize(

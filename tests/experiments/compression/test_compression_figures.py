@@ -83,6 +83,11 @@ def test_the_heading_states_n_and_what_a_dot_is():
     assert compression_curve(*tables(seeds=(4,)), 1.0).axes[0].get_title(loc="left").startswith("c = 1.5; seed 4;")
 
 
+def test_the_left_axis_is_whole_and_the_right_one_says_that_it_is_cut():
+    left, right = compression_curve(*tables(), 1.0).axes
+    assert left.get_ylim() == (0, 102) and "axis cut" in right.get_ylabel()
+
+
 def test_an_epoch_without_weights_is_left_out():
     points, results = tables(seeds=(0,))
     points.loc[4, "share"] = 0.0

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hatlab.experiments.cross_ablation.claims import UNCORRECTED, conclusion, findings, reading, table
+from hatlab.experiments.cross_ablation.claims import conclusion, findings, reading, table
 from hatlab.experiments.cross_ablation.tables import CONTRASTS, OUTCOMES
 
 NUMBERS = re.compile(r"([+−]?\d+\.\d+) \[(−?\d+\.\d+), (−?\d+\.\d+)\]")
@@ -18,6 +18,7 @@ OPEN = {"n": 10, "mean": 0.5, "low": -0.3, "high": 1.2, "p": 0.3, "p_holm": 1.0,
 SAME = {"n": 10, "mean": 0.0, "low": 0.0, "high": 0.0, "p": 1.0, "p_holm": 1.0, "found": "no"}
 FEW = {"n": 3, "mean": 0.5, "low": math.nan, "high": math.nan, "p": math.nan, "p_holm": math.nan, "found": "few"}
 MISSING = FEW | {"n": 0, "mean": math.nan}
+UNCORRECTED = "nominally significant, not after Holm's correction"
 MAIN = ("cross - original at c/2", 0.25)
 
 

@@ -17,15 +17,16 @@ def close_figures():
     plt.close("all")
 
 
-def outcomes_of(seeds=range(6), cs=(0.25, 2.5)):
-    """cross is 3 points above half in capacity, equal in forgetting, and either way in the rest."""
+def outcomes_of(seeds=range(6), cs=(0.25, 2.5), forgets=True):
+    """cross is 3 points above half in capacity, and either way in the rest; only the last seed forgets, if any."""
     rows = []
     for place, arm in enumerate(ARMS):
         for c in cs if arm != "none" else [0.0]:
             for seed in seeds:
                 noise = np.random.default_rng((place, round(100 * c), seed)).normal(size=2)
                 capacity = 60 + seed + 3 * (arm == "cross") - 10 * (arm == "original")
-                rows.append((arm, c, seed, "run", capacity, *(50 + noise), 0.0))
+                forgotten = float(seed == max(seeds) and forgets)
+                rows.append((arm, c, seed, "run", capacity, *(50 + noise), forgotten))
     return pd.DataFrame(rows, columns=["arm", "c", "seed", "run", *OUTCOMES])
 
 
@@ -60,16 +61,23 @@ def test_every_arm_stands_at_its_c_with_its_mean_and_interval():
         np.testing.assert_allclose([y for _, y in points], rows["mean"])
         np.testing.assert_allclose(ends, rows[["low", "high"]])
         assert len({x for x, _ in points}) == len(points)  # none behind another
-    for axes in panels[2:]:  # the lower ones, which name what all share
+    for axes in panels:
         assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.25", "2.5"]
 
 
 def test_single_seeds_are_dots_beside_each_other():
-    axes = arms_of(outcomes_of()).axes[3]  # forgetting: all values are 0
+    axes = arms_of(outcomes_of()).axes[3]  # forgetting: most values are 0
     dots = [line for line in axes.lines if line.get_marker() == "."]
     x = np.concatenate([line.get_xdata() for line in dots])
     assert len(x) == 6 * 9 and len(np.unique(x.round(6))) == len(x)
-    assert axes.get_ylim() == (-1, 1) and [text.get_text() for text in axes.texts] == ["0 in every run"]
+
+
+def test_an_outcome_that_is_0_everywhere_has_no_panel_and_is_said():
+    outcomes = outcomes_of(forgets=False)
+    for figure, where in ((arms_of(outcomes), "run"), (differences_of(outcomes), "pair")):
+        assert len(figure.axes) == 3 and f"; forgetting: 0 in every {where}" in figure.get_suptitle()
+    figure = differences_of(outcomes_of())  # in some runs, but in no difference
+    assert len(figure.axes) == 3 and "forgetting: 0 in every pair" in figure.get_suptitle()
 
 
 def test_the_figure_says_what_it_shows():
@@ -79,7 +87,8 @@ def test_the_figure_says_what_it_shows():
     assert "means over 6 seeds, bars: 95% interval" in heading
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [name for name, *_ in ARMS.values()]
     assert all("(%" in axes.get_ylabel() or "(points)" in axes.get_ylabel() for axes in figure.axes)
-    assert [axes.get_xlabel() for axes in figure.axes[2:]] == ["Compressibility c"] * 2
+    assert [axes.get_xlabel() for axes in figure.axes] == ["Compressibility c"] * 4
+    assert [axes.get_ylim() for axes in figure.axes[:2]] == [(0, 102)] * 2 and "axis cut" in figure.axes[2].get_ylabel()
 
 
 def test_arms_are_told_apart_without_colour():
@@ -91,6 +100,7 @@ def test_one_seed_has_no_bars_and_says_so():
     figure = arms_of(outcomes_of(seeds=[2]))
     assert "one seed" in figure.get_suptitle() and "bars" not in figure.get_suptitle()
     assert all(low == high for axes in figure.axes for low, high in means(axes)[1])
+    assert len(figure.axes) == len(OUTCOMES)
     assert differences_of(outcomes_of(seeds=[2]), "").get_suptitle().startswith("one seed;")
 
 
@@ -99,10 +109,10 @@ def test_differences_are_cross_minus_the_control_with_a_zero_line():
     table = tables.differences(tables.pairs(outcomes)).query("arm == 'cross' and reference == 'half'")
     figure = differences_of(outcomes)
     assert [axes.get_title() for axes in figure.axes] == [
-        "Capacity usage", "Share reused", "Average accuracy", "Forgetting",
+        "Capacity usage", "Share reused", "Average accuracy",
     ]  # fmt: skip
     assert "original at c/2\n(percentage points)" in figure.axes[0].get_ylabel()
-    for axes, outcome in zip(figure.axes, OUTCOMES, strict=True):
+    for axes, outcome in zip(figure.axes, list(OUTCOMES)[:3], strict=True):
         rows = table[table["outcome"] == outcome]
         points, ends = means(axes)
         assert sorted(y for _, y in points) == pytest.approx(sorted(rows["mean"]))
@@ -119,7 +129,7 @@ def test_a_filled_marker_is_a_difference_that_was_found():
     for axes in differences_of(outcomes).axes:
         lines = [container[0] for container in axes.containers if len(container[0].get_xdata())]
         filled += [line.get_markerfacecolor() != "white" for line in lines]
-    assert filled == list(found["found"] == "yes") and filled[0] and not filled[3]
+    assert filled == list(found["found"] == "yes")[:3] and filled[0] and not filled[2]
 
 
 def test_what_could_not_be_measured_leaves_its_panel_empty():

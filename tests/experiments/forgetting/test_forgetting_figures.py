@@ -3,6 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hatlab.analysis.metrics import over_seeds
 from hatlab.analysis.paper import TABLE_1
 from hatlab.experiments.forgetting import figures
 
@@ -14,38 +15,41 @@ def close_figures():
     plt.close("all")
 
 
-def summary(methods=("hat", "sgd"), tasks=3, seeds=5):
+def ratios(methods=("hat", "sgd"), tasks=3, seeds=5):
     rows = [
-        {"method": name, "tasks_learnt": t, "seeds": seeds, "ratio": -0.1 * t * (k + 1),
-         "ratio_low": -0.1 * t * (k + 1) - 0.05, "ratio_high": -0.1 * t * (k + 1) + 0.02}
+        (name, t, seed, -0.1 * t * (k + 1) + 0.01 * (seed - (seeds - 1) / 2))
         for k, name in enumerate(methods)
         for t in range(1, tasks + 1)
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
+        for seed in range(seeds)
+    ]
+    return pd.DataFrame(rows, columns=["method", "tasks_learnt", "seed", "ratio"])
 
 
 def test_means_and_intervals_are_those_of_the_table():
-    ours, _ = figures.forgetting(summary(), "Split digits").axes
+    table = ratios()
+    ours, _ = figures.forgetting(table, "Split digits").axes
     hat, sgd = (container for container in ours.containers)
     np.testing.assert_allclose(hat.lines[0].get_ydata(orig=False), [-0.1, -0.2, -0.3])
     np.testing.assert_allclose(sgd.lines[0].get_ydata(orig=False), [-0.2, -0.4, -0.6])
     segments = hat.lines[2][0].get_segments()
     ends = np.array([segment[:, 1] for segment in segments], dtype=float)
-    np.testing.assert_allclose(ends, [[-0.15, -0.08], [-0.25, -0.18], [-0.35, -0.28]])
-    assert ours.get_title(loc="left") == "Split digits\nmean of 5 seeds, 95% t interval"
+    means = over_seeds(table[table["method"] == "hat"], ["tasks_learnt"], ["ratio"])
+    np.testing.assert_allclose(ends, means[["ratio_low", "ratio_high"]])
+    dots = [line for line in ours.lines if line.get_marker() == "."]
+    np.testing.assert_allclose(np.concatenate([line.get_ydata() for line in dots]), table["ratio"])
+    assert ours.get_title(loc="left") == "Split digits\nmean of 5 seeds, 95% t interval; dots: single seeds"
     assert [text.get_text() for text in ours.get_legend().get_texts()] == ["HAT", "SGD"]
 
 
 def test_the_papers_table_stands_beside_it():
-    _, paper = figures.forgetting(summary()).axes
+    _, paper = figures.forgetting(ratios()).axes
     assert [label.get_text() for label in paper.get_yticklabels()] == TABLE_1["method"].tolist()
     np.testing.assert_allclose([bar.get_width() for bar in paper.patches], TABLE_1["rho_8"])
     assert not any(len(line.get_xdata()) for line in paper.lines)  # ours are of other data, and after fewer tasks
 
 
 def test_one_seed_has_no_interval():
-    one = summary(seeds=1).assign(ratio_low=np.nan, ratio_high=np.nan)
-    ours, _ = figures.forgetting(one).axes
+    ours, _ = figures.forgetting(ratios(seeds=1)).axes
     assert ours.get_title(loc="left") == "one seed"
     segment = ours.containers[0].lines[2][0].get_segments()[0]
     assert segment[0, 1] == segment[1, 1]
@@ -53,9 +57,10 @@ def test_one_seed_has_no_interval():
 
 def test_fig_4_has_a_line_over_each_parameter():
     rows = [(0.75, s) for s in (25.0, 100.0, 400.0)] + [(c, 400.0) for c in (0.1, 4.0)]
-    table = pd.DataFrame(rows, columns=["c", "s_max"]).assign(seeds=3)
-    table["ratio"] = -table["c"] / 10 - 1 / table["s_max"]
-    table = table.assign(ratio_low=table["ratio"] - 0.01, ratio_high=table["ratio"] + 0.01)
+    table = pd.concat(
+        [pd.DataFrame(rows, columns=["c", "s_max"]).assign(seed=seed) for seed in range(3)], ignore_index=True
+    )
+    table["ratio"] = -table["c"] / 10 - 1 / table["s_max"] + 0.01 * (table["seed"] - 1)
     slope, strength = figures.hyperparameters(table, 0.75, 400.0, "Split digits").axes
     assert slope.containers[0].lines[0].get_xdata(orig=False).tolist() == [25, 100, 400]
     assert strength.containers[0].lines[0].get_xdata(orig=False).tolist() == [0.1, 0.75, 4]

@@ -183,21 +183,18 @@ def test_sentences_follow_the_table(tmp_path):
     table.loc[(table["arm"] == "float64") & (table["seed"] == 0), "accuracy"] += 1
     first, second = statements(differences(pairs(table)))
     assert first.startswith(
-        "With float64 instead of float32 (authors schedule) usage at the end is 15.00 points lower "
+        "With float64 instead of float32 (authors schedule), usage at the end: lower (−15.0 [−15.0, −15.0] points); "
     )
-    assert (
-        "accuracy different by +0.10 points (no difference found, beyond 0.33 points excluded, 95% interval -0.13 to"
-        in first
-    )
-    assert first.endswith("; n = 10 seeds.") and "exact compensation" in second and "50.00 points lower" in second
+    assert "average accuracy: no difference found, beyond 0.33 excluded (+0.10 [−0.13, 0.33] points)" in first
+    assert first.endswith("; n = 10 seeds.") and "exact compensation" in second and "lower (−50.0 [" in second
     table["usage"] = 100 - table["usage"]
-    assert "15.00 points higher (95% interval +15.00 to +15.00)" in statements(differences(pairs(table)))[0]
+    assert "higher (+15.0 [15.0, 15.0] points)" in statements(differences(pairs(table)))[0]
     few = statements(differences(pairs(outcomes(finished(tmp_path, seeds=(0, 1))))))
-    assert "different by -15.00 points (too few pairs to say more, 5 are needed, 95% interval" in few[0]
-    assert few[4].startswith("With the paper schedule instead of the authors one (float32) usage")
-    assert "different by +5.00 points" in few[4]
+    assert "usage at the end: too few pairs (−15.0 [−15.0, −15.0] points)" in few[0]
+    assert few[4].startswith("With the paper schedule instead of the authors one (float32), usage")
+    assert "too few pairs (+5.0 [" in few[4]
     alone = statements(differences(pairs(outcomes(finished(tmp_path)))))  # five pairs cannot stand beside six others
-    assert "different by -15.00 points (nominally significant, not after Holm's correction" in alone[0]
+    assert "nominally significant, not after Holm's correction (−15.0 [" in alone[0]
 
 
 def test_the_paper_has_nothing_to_compare_with(tmp_path):

@@ -48,9 +48,7 @@ def test_differences_are_of_pairs_and_the_text_is_computed_from_them(executed):
         output.text for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
         if output.output_type == "stream"
     )  # fmt: skip
-    assert (
-        f"usage at the end is different by {expected:+.2f} points (too few pairs to say more, 5 are needed" in printed
-    )
+    assert f"usage at the end: too few pairs ({expected:+.1f} [".replace("-", "−") in printed
     assert printed.count("n = 2 seeds.") == 7
 
 

@@ -107,5 +107,7 @@ def test_a_task_has_a_line_from_where_it_was_learnt():
     assert first.get_xdata().tolist() == [1, 2, 3] and third.get_xdata().tolist() == [3]
     np.testing.assert_allclose(first.get_ydata(), [100, 95, 90])  # the mean of two seeds
     assert figure.get_suptitle() == "Digits\nmean of 2 seeds"
+    with_chance = accuracy_of_tasks(pd.DataFrame(rows), title="Digits", chance=50).axes[0]
+    assert with_chance.get_ylim() == (45, 102) and "chance" in [line.get_label() for line in with_chance.lines]
     with pytest.raises(ValueError, match="empty"):
         accuracy_of_tasks(pd.DataFrame(rows)[:0])

@@ -205,17 +205,17 @@ def test_untouched_gates_reuse_what_is_said_of_them():
 @pytest.mark.parametrize(
     ("cross", "words"),
     [
-        ([35.0 + 0.1 * k for k in range(10)], "cross reuses more, +10.0 points"),
-        ([15.0 + 0.1 * k for k in range(10)], "cross reuses less, -10.0 points"),
-        ([25.0 + 0.1 * k + (-1) ** k for k in range(10)], "cross has no difference that was found, beyond 0.8 points"),
-        ([35.0, 36.0], "cross has too few pairs to be compared"),
+        ([35.0 + 0.1 * k for k in range(10)], "cross: higher (+10.0 [10.0, 10.0] points)"),
+        ([15.0 + 0.1 * k for k in range(10)], "cross: lower (−10.0 [−10.0, −10.0] points)"),
+        ([25.0 + 0.1 * k + (-1) ** k for k in range(10)], "cross: no difference found, beyond 0.8 excluded (0.0 ["),
+        ([35.0, 36.0], "cross: too few pairs (+10.4 ["),
     ],
 )  # fmt: skip
 def test_arms_are_compared_with_none(cross, words):
     table = shares(none=[25.0 + 0.1 * k for k in range(len(cross))], cross=cross)
     (said,) = claims.layers(tables.layer_means(table), tables.layer_differences(table))
     assert said.startswith("fc2: untouched gates would reuse 25%; c = 0: 25.")
-    assert f"Against c = 0: {words}" in said
+    assert f"Compared with c = 0, {words}" in said
 
 
 def test_the_arms_are_none_the_base_and_its_cross_mode():
