@@ -12,6 +12,7 @@ an error if a byte of a table differs.
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import sys
@@ -26,6 +27,7 @@ from pyarrow import parquet
 
 from hatlab.analysis import verdicts
 from hatlab.batches.reproduce import reproduce
+from hatlab.support.artifacts import cost
 from hatlab.support.files import atomic, write_json
 from hatlab.support.paths import checkout, results_root
 from hatlab.support.progress import format_seconds
@@ -92,21 +94,23 @@ def readme(text: str, reference: Path) -> str:
             return f"{start}{verdicts.as_markdown(verdicts.read(path))}\n{_costs(folder)}\n{end}"
         anew = folder.parent / what / f"{folder.name}.csv"  # of tools/rejudge.py
         table = pd.read_csv(anew if anew.exists() else path)
-        lines = table[table["part"] == "conclusion"]["text"]
+        lines = table[table["part"] != "reading"]["text"]
         return start + "".join(f"- {line}\n" for line in lines) + end
 
     return BLOCK.sub(block, text)
 
 
 def _costs(profile: Path) -> str:
-    """Say what each figure's training took: runs side by side share the seconds that they were trained in."""
+    """Say what each figure's training took, and the most memory that its notebook held, where that was recorded."""
     said = []
     for path in sorted(profile.glob("*/manifest.json")):
-        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        runs, _, seconds, memory = manifest["runs"], *cost(manifest).values()
         sessions = [session for run in runs for session in run["sessions"]]
-        seconds = sum(session.get("seconds", 0) / session.get("side_by_side", 1) for session in sessions)
         least = "" if all("seconds" in session for session in sessions) else "at least "  # one was stopped
-        said.append(f"{path.parent.name} {least}{format_seconds(seconds)} ({len(runs)} run{'s' * (len(runs) > 1)})")
+        held = "" if math.isnan(memory) else f", {memory:.1f} GB"
+        count = f"{len(runs)} run{'s' * (len(runs) > 1)}"
+        said.append(f"{path.parent.name} {least}{format_seconds(seconds)} ({count}{held})")
     return f"Training took, where and with how many threads the manifests say: {', '.join(said)}.\n"
 
 

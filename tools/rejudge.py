@@ -28,6 +28,7 @@ from hatlab.experiments.forgetting import claims as forgetting_claims
 from hatlab.experiments.precision import claims as precision_claims
 from hatlab.experiments.precision import tables as precision
 from hatlab.experiments.weight_reuse import claims as reuse_claims
+from hatlab.support.artifacts import COST, cost
 from hatlab.support.paths import checkout
 
 OLD = ("claim", "unit", "paper", "ours", "low", "high", "n", "verdict", "why")
@@ -77,8 +78,9 @@ def judged(folder: Path, config: RunConfig) -> tuple[pd.DataFrame, pd.DataFrame 
         case "capacity_usage":
             found = of_capacity(folder, old, config)
         case "cross_ablation":
-            pairs = ablation.pairs(pd.read_parquet(folder / "outcomes.parquet"))
-            findings = ablation_claims.table(ablation.differences(pairs))
+            outcomes = pd.read_parquet(folder / "outcomes.parquet")
+            pairs = ablation.pairs(outcomes)
+            findings = ablation_claims.table(ablation.differences(pairs), ablation.summary(outcomes))
             return ablation_claims.verdict_table(pairs), findings
         case "hyperparameters":
             ratios = pd.read_parquet(folder / "ratios.parquet").assign(learnt=np.nan, forgotten=np.nan)
@@ -103,10 +105,10 @@ def every(profile: str) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     for name in dict.fromkeys(pd.read_csv(reference / "verdicts.csv")["figure"]):
         manifest = json.loads((reference / name / "manifest.json").read_text(encoding="utf-8"))
         table, found = judged(reference / name, RunConfig(**manifest["runs"][0]["config"]))
-        tables.append(table.assign(figure=name))
+        tables.append(table.assign(figure=name, **cost(manifest)))
         if found is not None:
             findings[name] = found
-    return pd.concat(tables, ignore_index=True)[["figure", *Verdict._fields]], findings
+    return pd.concat(tables, ignore_index=True)[["figure", *Verdict._fields, *COST]], findings
 
 
 def main(profile: str) -> None:

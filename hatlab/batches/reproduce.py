@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hatlab.batches.notebook import Notebook
 from hatlab.config import ConfigError, nearest
-from hatlab.support.artifacts import MANIFEST, publish
+from hatlab.support.artifacts import COST, MANIFEST, cost, publish
 from hatlab.support.files import atomic
 from hatlab.support.paths import notebooks, results_root
 from hatlab.support.progress import format_seconds
@@ -254,7 +254,7 @@ def _tell_verdicts(folder: Path, figures: Sequence[str], made: set[str]) -> list
         if missing := [name for name in verdicts.Verdict._fields if name not in table]:
             problems.append(f"{figure}: its table of verdicts has no column {', '.join(missing)}")
             continue
-        tables.append(table[list(verdicts.Verdict._fields)].assign(figure=figure))
+        tables.append(table[list(verdicts.Verdict._fields)].assign(figure=figure, **cost(manifest)))
         if figure not in made:
             by = manifest.get("hatlab") or manifest["versions"]["hatlab"]
             earlier.append(f"{figure} (of {manifest['written'][:10]}, hatlab {by})")
@@ -262,7 +262,7 @@ def _tell_verdicts(folder: Path, figures: Sequence[str], made: set[str]) -> list
     if not tables:
         path.unlink(missing_ok=True)
         return problems
-    every = pd.concat(tables, ignore_index=True)[["figure", *verdicts.Verdict._fields]]
+    every = pd.concat(tables, ignore_index=True)[["figure", *verdicts.Verdict._fields, *COST]]
     with atomic(path) as temporary:
         every.to_csv(temporary, index=False, lineterminator="\n")
     shown = console(prose=True)

@@ -184,7 +184,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 @cli.command()
 @click.option(
-    "--profile", default="quick", show_default=True, help="Which set: smoke, quick, mnist, cnn, paper, report."
+    "--profile", default="quick", show_default=True, help="Which set: smoke, quick, tight, mnist, cnn, paper, report."
 )
 @click.option("--only", multiple=True, metavar="FIGURE", help="Only this figure of the profile; repeatable.")
 @parameter_option

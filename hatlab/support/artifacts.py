@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import secrets
 import shutil
@@ -20,16 +21,17 @@ from filelock import FileLock
 
 from hatlab.support.files import atomic, write_json, write_table
 from hatlab.support.paths import RUN, notebooks, results_root
-from hatlab.support.provenance import checksum, environment, now
+from hatlab.support.provenance import checksum, environment, now, peak_memory
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 
-__all__ = ["MANIFEST", "complete", "publish", "save"]
+__all__ = ["COST", "MANIFEST", "complete", "cost", "publish", "save"]
 
 MANIFEST: Final = "manifest.json"
+COST: Final = ("command", "seconds", "gigabytes")  # what is said of a figure beside its verdicts
 PROCESS: Final = secrets.token_hex(8)
 
 
@@ -96,6 +98,7 @@ def save(
             "notebook": {"name": notebook, "checksum": checksum(source) if source.is_file() else None},
             "session": _session(),
             "written": now(),
+            "peak_memory": peak_memory(),
             **environment(),
             "data": earlier.get("data", {}) | data,
             "runs": [run for run in earlier.get("runs", []) if run["run_id"] not in ids]
@@ -110,6 +113,19 @@ def save(
         texts = (f"{what} cannot be saved: {type(error).__name__}: {error}" for what, error in problems.items())
         raise ValueError("; ".join(" ".join(text.split()) for text in texts)) from next(iter(problems.values()))
     return folder
+
+
+def cost(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `COST` of a figure of `hatlab reproduce`: its command, the seconds that training its runs took, and the
+    most memory that its notebook held, in GB (NaN where it was not recorded).
+
+    Runs side by side share the seconds that they were trained in.
+    """
+    sessions = [session for run in manifest["runs"] for session in run["sessions"]]
+    seconds = sum(session.get("seconds", 0) / session.get("side_by_side", 1) for session in sessions)
+    command = f"hatlab reproduce --profile {manifest['profile']} --only {manifest['figure']}"
+    memory = manifest.get("peak_memory", math.nan) / 1e9
+    return dict(zip(COST, (command, round(seconds, 1), round(memory, 2)), strict=True))
 
 
 def complete(folder: Path, executed: Path, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,10 @@ from typing import Any, Final
 
 from hatlab._version import __version__
 
-__all__ = ["checksum", "environment", "git_state", "library_version", "now", "releases", "tree_checksum", "versions"]
+__all__ = [
+    "checksum", "environment", "git_state", "library_version", "now", "peak_memory", "releases", "tree_checksum",
+    "versions",
+]  # fmt: skip
 
 PACKAGES: Final = ("torch", "torchvision", "numpy", "pandas", "pyarrow", "scikit-learn", "pydantic", "matplotlib")
 # Those that compute: another release may give other numbers. What stores, draws or talks to people is not among them.
@@ -101,6 +104,18 @@ def git_state() -> dict[str, Any]:
         return {"commit": None, "dirty": None}
     status = git("status", "--porcelain")
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+def peak_memory() -> int:
+    """Return the most memory that this process has held at once, in bytes."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
 
 
 def environment() -> dict[str, Any]:

@@ -198,7 +198,9 @@ def test_verdicts_are_printed_at_every_call_and_what_is_done_is_not_made_again(c
     assert "Usage of y never falls (check) 50% 2 FAILS in 1 of 2 runs" in lines[lines.index("second") :]
 
     table = pd.read_csv(tmp_path / "toy" / "verdicts.csv")
-    assert list(table) == ["figure", *Verdict._fields]
+    assert list(table) == ["figure", *Verdict._fields, "command", "seconds", "gigabytes"]
+    assert table["command"].tolist() == [f"hatlab reproduce --profile toy --only {name}" for name in table["figure"]]
+    assert (table["seconds"] == 0).all() and table["gigabytes"].between(0.01, 100).all()  # no runs, and a kernel
     assert table["figure"].tolist() == ["first"] * 2 + ["second"] * 2
     assert table["verdict"].tolist() == ["agrees", "passes", "agrees", "fails"]
     csv = (tmp_path / "toy" / "verdicts.csv").read_bytes()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 import pandas as pd
 
@@ -10,7 +11,9 @@ from hatlab.analysis import verdicts
 from hatlab.analysis.comparisons import ALPHA, MIN_PAIRS, numbers, pairs_needed, smallest_p, word
 from hatlab.experiments.cross_ablation.tables import ARMS, MAIN, OUTCOMES, main_c
 
-__all__ = ["at_best", "conclusion", "findings", "reading", "table", "verdict_table"]
+__all__ = ["at_best", "conclusion", "findings", "reading", "room", "table", "verdict_table"]
+
+NEAR_THE_TOP: Final = 98.0  # %
 
 
 def findings(differences: pd.DataFrame) -> pd.DataFrame:
@@ -29,9 +32,15 @@ def findings(differences: pd.DataFrame) -> pd.DataFrame:
     return words.pivot(index=["contrast", "c"], columns="outcome", values="finding")[list(OUTCOMES.values())]
 
 
-def table(differences: pd.DataFrame) -> pd.DataFrame:
-    """Return all sentences, to be quoted: columns `part` ("reading", "conclusion") and `text`."""
-    rows = [(part.__name__, text) for part in (reading, conclusion) for text in part(differences)]
+def table(differences: pd.DataFrame, means: pd.DataFrame, best: Sequence[str] = ()) -> pd.DataFrame:
+    """Return all sentences, to be quoted: columns `part` ("reading", "room", "conclusion", "at_best") and `text`.
+
+    Args:
+        differences, means: what `tables.differences` and `tables.summary` return.
+        best: what `at_best` returns, if each mode's own best c was chosen.
+    """
+    said = {"reading": reading(differences), "room": [room(means)], "conclusion": conclusion(differences)}
+    rows = [(part, text) for part, texts in {**said, "at_best": best}.items() for text in texts]
     return pd.DataFrame(rows, columns=["part", "text"])
 
 
@@ -82,6 +91,15 @@ def conclusion(differences: pd.DataFrame) -> list[str]:
             "a c does to the regularizer's first term."
         )
     return said
+
+
+def room(means: pd.DataFrame) -> str:
+    """Say how much room accuracy has to move, from what `tables.summary` returns: it has little where all arms are near
+    the top.
+    """
+    reached = means.loc[means["outcome"] == "accuracy", "mean"]
+    said = f"Average accuracy lies between {reached.min():.1f} and {reached.max():.1f}% over all arms and c"
+    return f"{said}: a cost or a gain has little room to show." if reached.min() > NEAR_THE_TOP else f"{said}."
 
 
 def at_best(differences: pd.DataFrame, chosen: Mapping[str, tuple[str, float]]) -> list[str]:

@@ -8,9 +8,10 @@ import pandas as pd
 
 from hatlab.analysis import verdicts
 from hatlab.analysis.comparisons import numbers, word
+from hatlab.analysis.metrics import mean_interval
 from hatlab.experiments.precision.tables import CONTRAST, OUTCOMES
 
-__all__ = ["statements", "verdicts_for"]
+__all__ = ["alone", "statements", "verdicts_for"]
 
 # arm -> in words
 NAMES: Final = {"float32": "float32", "float64": "float64", "exact": "exact compensation"}
@@ -32,6 +33,20 @@ def statements(table: pd.DataFrame) -> list[str]:
             which = f"With {NAMES[str(arm)]} instead of {NAMES[str(reference)]} ({schedule} schedule)"
         sentences.append(f"{which}, usage at the end: {said[0]}; average accuracy: {said[1]}; n = {usage.n} seeds.")
     return sentences
+
+
+def alone(simulated: pd.DataFrame) -> list[str]:
+    """Say how many units the regularizer alone leaves open, from what `tables.simulate` returns: a sentence for each arm."""
+    last = simulated[simulated["epoch"] == simulated["epoch"].max()]
+    said = []
+    for arm, same in last.groupby("arm", sort=False):
+        mean, low, high = mean_interval(same["active"].tolist())
+        interval = "" if len(same) == 1 else f" [{low:.2f}, {high:.2f}]"
+        said.append(
+            f"{NAMES[str(arm)]}: after {same['epoch'].iloc[0]} epochs of the regularizer alone {mean:.2f}%{interval} of "
+            f"the units are active (n = {len(same)})."
+        )
+    return said
 
 
 def verdicts_for(table: pd.DataFrame) -> list[verdicts.Verdict]:

@@ -9,7 +9,7 @@ from hatlab.analysis.metrics import mean_interval
 from hatlab.analysis.verdicts import Verdict, new
 from hatlab.experiments.weight_reuse.tables import SHARES
 
-__all__ = ["layers", "statement", "verdicts_for"]
+__all__ = ["held", "layers", "statement", "verdicts_for"]
 
 
 def statement(reuse: pd.DataFrame) -> str:
@@ -55,6 +55,18 @@ def layers(means: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
             f"c = 0, {'; '.join(found)}."
         )
     return said
+
+
+def held(table: pd.DataFrame) -> str:
+    """Say how much is protected after the last task, and how much of it no task uses: of what `tables.held` returns."""
+    last = table[table["task"] == table["task"].max()]
+    both, idle = (mean_interval(last[name].tolist()) for name in ("held", "idle"))
+    few = len(last) == 1
+    return (
+        f"After {last['task'].iloc[0]} tasks {both.mean:.1f}% ({_between(both.low, both.high, 1, few)}) of the weights "
+        f"are protected; {idle.mean:.1f} points ({_between(idle.low, idle.high, 1, few)}) of that are used by no task "
+        f"(n = {len(last)})."
+    )
 
 
 def _of_seeds(reuse: pd.DataFrame) -> pd.DataFrame:
