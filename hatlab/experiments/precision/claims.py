@@ -36,15 +36,15 @@ def statements(table: pd.DataFrame) -> list[str]:
 
 
 def alone(simulated: pd.DataFrame) -> list[str]:
-    """Say how many units the regularizer alone leaves open, from what `tables.simulate` returns: a sentence for each arm."""
+    """Say how many units the regularizer alone leaves open, a sentence for each arm of `tables.simulate`."""
     last = simulated[simulated["epoch"] == simulated["epoch"].max()]
     said = []
     for arm, same in last.groupby("arm", sort=False):
         mean, low, high = mean_interval(same["active"].tolist())
         interval = "" if len(same) == 1 else f" [{low:.2f}, {high:.2f}]"
         said.append(
-            f"{NAMES[str(arm)]}: after {same['epoch'].iloc[0]} epochs of the regularizer alone {mean:.2f}%{interval} of "
-            f"the units are active (n = {len(same)})."
+            f"{NAMES[str(arm)]}: after {same['epoch'].iloc[0]} epochs of the regularizer alone {mean:.2f}%{interval} "
+            f"of the units are active (n = {len(same)})."
         )
     return said
 

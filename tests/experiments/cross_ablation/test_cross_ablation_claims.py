@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hatlab.experiments.cross_ablation.claims import conclusion, findings, reading, table
+from hatlab.experiments.cross_ablation.claims import conclusion, findings, reading, room, table
 from hatlab.experiments.cross_ablation.tables import CONTRASTS, OUTCOMES
 
 NUMBERS = re.compile(r"([+−]?\d+\.\d+) \[(−?\d+\.\d+), (−?\d+\.\d+)\]")
@@ -36,6 +36,26 @@ def differences(cs=(0.25, 0.75), default=OPEN, **main):
                 row = row[k] if isinstance(row, list) else row
                 rows.append({"arm": arm, "reference": reference, "c": c, "outcome": outcome, **row})
     return pd.DataFrame(rows)
+
+
+def means(*accuracies):
+    """A table of `tables.summary` with these mean accuracies."""
+    return pd.DataFrame({"outcome": ["accuracy"] * len(accuracies), "mean": accuracies})
+
+
+def test_accuracy_has_room_or_it_has_not():
+    full = room(means(99.2, 99.5))
+    assert (
+        full
+        == "Average accuracy lies between 99.2 and 99.5% over all arms and c: a cost or a gain has little room to show."
+    )
+    assert room(means(71.0, 99.5)) == "Average accuracy lies between 71.0 and 99.5% over all arms and c."
+
+
+def test_all_sentences_have_their_part():
+    found = table(differences(), means(71.0, 99.5), ["cross at its best"])
+    assert found["part"].unique().tolist() == ["reading", "room", "conclusion", "at_best"]
+    assert found["text"].iloc[-1] == "cross at its best"
 
 
 def test_the_findings_have_a_row_for_each_contrast_and_c_and_a_column_for_each_outcome():
@@ -81,13 +101,13 @@ def test_a_sentence_names_outcome_arms_n_and_every_c():
 
 
 def test_few_pairs_have_means_only():
-    said = table(differences(default=FEW))["text"]
+    said = table(differences(default=FEW), means(90.0, 95.0))["text"]
     assert not any("[" in text for text in said) and "Below 5 there is no test" in said[0]
 
 
 def test_what_is_missing_is_named():
     assert "(n = 0 to 10)" in conclusion(differences(reused=[MISSING, OPEN]))[1]
-    assert "nan" not in " ".join(table(differences(default=MISSING))["text"])
+    assert "nan" not in " ".join(table(differences(default=MISSING), means(90.0, 95.0))["text"])
 
 
 def test_the_reading_says_when_no_difference_can_be_found():

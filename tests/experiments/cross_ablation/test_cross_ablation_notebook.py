@@ -87,12 +87,16 @@ def test_the_reuse_term_makes_tasks_reuse_more_and_half_a_c_leaves_less_room(exe
 def test_its_text_is_that_of_its_tables(executed):
     tables = executed.tables
     differences = ablation.differences(ablation.pairs(tables["outcomes"]))
-    pd.testing.assert_frame_equal(claims.table(differences), tables["findings"])
+    means = ablation.summary(tables["outcomes"])
+    chosen = ablation.best(tables["tuning"])
+    said = claims.at_best(tables["at_best"], chosen)
+    pd.testing.assert_frame_equal(claims.table(differences, means, said), tables["findings"])
     shown = [
         output["data"]["text/markdown"] for output in executed.outputs if "text/markdown" in output.get("data", {})
     ]
-    for text, (_, sentences) in zip(shown[:2], tables["findings"].groupby("part", sort=False), strict=True):
-        assert text == "\n".join(f"- {sentence}" for sentence in sentences["text"])
+    of_parts = tables["findings"].groupby("part")["text"].agg(list)
+    sentences = [of_parts["reading"], of_parts["room"] + of_parts["conclusion"], of_parts["at_best"]]
+    assert shown == ["\n".join(f"- {sentence}" for sentence in part) for part in sentences]
     swapped = tables["outcomes"].replace({"arm": {"cross": "half", "half": "cross"}})
     other = claims.conclusion(ablation.differences(ablation.pairs(swapped)))
     signs = [text.partition("): ")[2].partition("(")[2][0] for text in (claims.conclusion(differences)[1], other[1])]

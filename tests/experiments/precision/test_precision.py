@@ -12,7 +12,7 @@ from hatlab.analysis.metrics import mean_interval
 from hatlab.analysis.verdicts import ESTIMATED
 from hatlab.config import ConfigError, RunConfig
 from hatlab.experiments.precision import tables
-from hatlab.experiments.precision.claims import statements, verdicts_for
+from hatlab.experiments.precision.claims import alone, statements, verdicts_for
 from hatlab.experiments.precision.tables import ARMS, OUTCOMES, differences, outcomes, over_seeds, pairs, plan, simulate
 from hatlab.method.gate import compensated_gradient, gate, s_schedule
 from hatlab.method.regularizer import mask_sparsity
@@ -29,6 +29,22 @@ def by_epoch(simulated, arm):
 @pytest.fixture(scope="module")
 def simulated():
     return simulate([0, 1, 2], epochs=5)
+
+
+def test_what_the_regularizer_alone_leaves_is_said_of_each_arm(simulated):
+    said = alone(simulated)
+    assert [sentence.partition(":")[0] for sentence in said] == ["float32", "float64", "exact compensation"]
+    last = simulated[simulated["epoch"] == 5]
+    assert (
+        f"after 5 epochs of the regularizer alone {last.loc[last['arm'] == 'float32', 'active'].mean():.2f}% ["
+        in said[0]
+    )
+    swapped = simulated.replace({"arm": {"float32": "exact", "exact": "float32"}})
+    assert alone(swapped)[0].removeprefix("exact compensation") == said[0].removeprefix("float32")
+    assert (
+        "(n = 1)" in alone(simulated[simulated["seed"] == 0])[0]
+        and "[" not in alone(simulated[simulated["seed"] == 0])[0]
+    )
 
 
 def test_all_arms_start_from_the_same_embeddings_and_close_units_at_their_own_pace(simulated):

@@ -229,6 +229,17 @@ def test_the_arms_are_none_the_base_and_its_cross_mode():
 # --- what is protected, and used by no task ---------------------------------------------------------------------------
 
 
+def test_what_is_protected_for_nobody_is_said_of_the_last_task():
+    rows = [(seed, task, 10.0 * task + seed, 1.0 * task) for seed in range(3) for task in (1, 2)]
+    table = pd.DataFrame(rows, columns=["seed", "task", "held", "idle"])
+    assert claims.held(table) == (
+        "After 2 tasks 21.0% (95% interval 18.5 to 23.5) of the weights are protected; 2.0 points (95% interval 2.0 to "
+        "2.0) of that are used by no task (n = 3)."
+    )
+    assert "0.0 points (95% interval 0.0 to 0.0)" in claims.held(table.assign(idle=0.0))
+    assert "20.0% (one seed, no interval)" in claims.held(table[table["seed"] == 0])
+
+
 def test_what_lies_between_units_of_different_tasks_is_protected_and_idle(monkeypatch):
     """Two layers of two units over four inputs: task 1 uses the first unit of each, task 2 the second."""
     chain = gated_layers({"fc1": nn.Linear(4, 2), "fc2": nn.Linear(2, 2)})
