@@ -1,5 +1,7 @@
 """What is committed below results/reference: whole, small, true to its manifests, the same when it is made again."""
 
+import base64
+import io
 import json
 import re
 import runpy
@@ -90,8 +92,9 @@ def outcome(tmp_path):
     folder = tmp_path / "quick" / "figure"
     folder.mkdir(parents=True)
     pd.DataFrame({"x": range(30_000)}).to_csv(folder / "large.csv")
-    for name in ("large.parquet", "small.csv", "notebook.ipynb"):
+    for name in ("large.parquet", "small.csv"):
         (folder / name).write_text(name)
+    (folder / "notebook.ipynb").write_text(json.dumps({"cells": []}))
     artifacts = {path.name: checksum(path) for path in folder.iterdir()}
     (folder / "manifest.json").write_text(json.dumps({"artifacts": artifacts}))
     return folder
@@ -129,14 +132,37 @@ def test_a_picture_is_kept_in_256_colours_and_still_says_what_it_shows(outcome, 
     assert changes.max() < 16  # of 255 levels
 
 
+def test_pictures_inside_a_notebook_are_kept_in_256_colours(outcome, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    picture = io.BytesIO()
+    Image.fromarray(noise).save(picture, "PNG")
+    outputs = [
+        {"output_type": "display_data", "data": {"image/png": base64.b64encode(picture.getvalue()).decode()}},
+        {"output_type": "display_data", "data": {"text/plain": "4"}},
+        {"output_type": "stream", "text": "said"},
+    ]
+    cells = [{"cell_type": "markdown", "source": "é"}, {"cell_type": "code", "outputs": outputs}]
+    (outcome / "notebook.ipynb").write_text(json.dumps({"cells": cells}))
+    (outcome / "manifest.json").write_text(
+        json.dumps({"artifacts": {"notebook.ipynb": checksum(outcome / "notebook.ipynb")}})
+    )
+    TOOL["take"](outcome, tmp_path / "target")
+    taken = json.loads((tmp_path / "target" / "notebook.ipynb").read_text(encoding="utf-8"))["cells"]
+    small = base64.b64decode(taken[1]["outputs"][0]["data"].pop("image/png"))
+    del outputs[0]["data"]["image/png"]
+    assert taken == cells and len(small) < len(picture.getvalue()) / 2
+    assert Image.open(io.BytesIO(small)).size == (200, 200)
+
+
 def test_the_checkouts_folder_is_cut_from_a_notebook(outcome, tmp_path):
-    said = f'{{"text": "saved in {home()}/results/notebooks/0123, not in /elsewhere"}}'
+    said = json.dumps({"cells": [{"source": f"saved in {home()}/results/notebooks/0123, not in /elsewhere"}]})
     (outcome / "notebook.ipynb").write_text(said)
     manifest = {"artifacts": {"notebook.ipynb": checksum(outcome / "notebook.ipynb")}}
     (outcome / "manifest.json").write_text(json.dumps(manifest))
     TOOL["take"](outcome, tmp_path / "target")
     taken = tmp_path / "target" / "notebook.ipynb"
-    assert taken.read_text() == '{"text": "saved in results/notebooks/0123, not in /elsewhere"}'
+    (cell,) = json.loads(taken.read_text())["cells"]
+    assert cell == {"source": "saved in results/notebooks/0123, not in /elsewhere"}
     assert json.loads((tmp_path / "target" / "manifest.json").read_text())["artifacts"][taken.name] == checksum(taken)
 
 

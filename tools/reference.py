@@ -4,13 +4,16 @@
     python tools/reference.py check PROFILE [FIGURE ...]    rerun into a folder that is thrown away; compare all tables
     python tools/reference.py readme                        write results/README.md's verdicts and findings anew
 
-`take` leaves out large CSV files, whose Parquet twins hold the same, stores PNGs in 256 colours, which makes them a
-quarter as large, and cuts the checkout's folder from paths in notebooks; the PDFs stay as they are. `check` ends with
+`take` leaves out large CSV files, whose Parquet twins hold the same, stores PNGs in 256 colours, also those inside
+notebooks, which makes them a quarter as large, and cuts the checkout's folder from paths in notebooks; the PDFs stay as
+they are. `check` ends with
 an error if a byte of a table differs.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import math
 import re
@@ -19,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import pandas as pd
 from PIL import Image
@@ -52,8 +56,8 @@ def take(source: Path, target: Path) -> list[str]:
         if name.endswith(".png"):
             _with_palette(source / name, target / name)
         elif name.endswith(".ipynb"):
-            text = (source / name).read_text(encoding="utf-8")
-            (target / name).write_text(text.replace(f"{checkout()}/", ""), encoding="utf-8")
+            text = (source / name).read_text(encoding="utf-8").replace(f"{checkout()}/", "")
+            (target / name).write_text(_with_small_pictures(text), encoding="utf-8")
         else:
             shutil.copyfile(source / name, target / name)
         manifest["artifacts"][name] = checksum(target / name)
@@ -114,11 +118,23 @@ def _costs(profile: Path) -> str:
     return f"Training took, where and with how many threads the manifests say: {', '.join(said)}.\n"
 
 
-def _with_palette(source: Path, target: Path) -> None:
-    """Write a PNG of 256 colours, with the texts that say what it shows and which runs are in it."""
+def _with_small_pictures(text: str) -> str:
+    """Return a notebook's text with its PNGs in 256 colours."""
+    notebook = json.loads(text)
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            if picture := output.get("data", {}).get("image/png"):
+                small = io.BytesIO()
+                _with_palette(io.BytesIO(base64.b64decode("".join(picture))), small)
+                output["data"]["image/png"] = base64.b64encode(small.getvalue()).decode()
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
+def _with_palette(source: Path | BinaryIO, target: Path | BinaryIO) -> None:
+    """Write a PNG of 256 colours, with the texts that say what it shows and which runs are in it, if it has them."""
     with Image.open(source) as image:
         texts = PngInfo()
-        for key in ("Title", "Description"):
+        for key in [key for key in ("Title", "Description") if key in image.info]:
             texts.add_text(key, image.info[key])
         image.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
             target, "PNG", optimize=True, pnginfo=texts, dpi=image.info.get("dpi")
