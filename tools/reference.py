@@ -2,6 +2,7 @@
 
     python tools/reference.py take PROFILE [FIGURE ...]     results/PROFILE/FIGURE -> results/reference/PROFILE/FIGURE
     python tools/reference.py check PROFILE [FIGURE ...]    rerun into a folder that is thrown away; compare all tables
+    python tools/reference.py store PROFILE [RUN ...]       pack the figures' runs, and those named, into runs.zip
     python tools/reference.py readme                        write results/README.md's verdicts and findings anew
 
 `take` leaves out large CSV files, whose Parquet twins hold the same, stores PNGs in 256 colours, also those inside
@@ -29,7 +30,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pyarrow import parquet
 
+from hatlab import RunConfig, sweep
 from hatlab.analysis import verdicts
+from hatlab.analysis.store import pack, unpack, verify
 from hatlab.batches.reproduce import reproduce
 from hatlab.support.artifacts import cost
 from hatlab.support.files import atomic, write_json
@@ -145,6 +148,23 @@ def _size(path: Path) -> int:
     return path.stat().st_size
 
 
+def _store(profile: str, names: set[str], path: Path) -> int:
+    """Pack the runs of a profile's committed figures, and those named, into its store; return how many there are."""
+    results = results_root()
+    if path.exists():
+        unpack(path, results)
+    for manifest in path.parent.glob("*/manifest.json"):
+        names |= {run["run_id"] for run in json.loads(manifest.read_text(encoding="utf-8"))["runs"]}
+    configs = []
+    for name in sorted(names):
+        file = results / "runs" / name / "manifest.json"
+        if not file.exists():
+            raise SystemExit(f"{file.parent} is not there: run the profile, or take its figures, first")
+        configs.append(RunConfig.parse(json.loads(file.read_text(encoding="utf-8"))["config"], str(file)))
+    pack(sweep(configs, results=results), path, f"runs of the profile {profile}")
+    return len(configs)
+
+
 def _figures(folder: Path, chosen: Sequence[str]) -> list[str]:
     found = sorted(path.parent.name for path in folder.glob("*/manifest.json"))
     if unknown := [name for name in chosen if name not in found]:
@@ -174,6 +194,10 @@ def main(arguments: Sequence[str]) -> None:
             if bad:
                 raise SystemExit(f"not the same: {', '.join(bad)}")
             print(f"{len(names)} figures of {profile}: all tables are the same, byte for byte")
+        case ["store", profile, *further]:
+            path = reference / profile / "runs.zip"
+            names = set(verify(path)) if path.exists() else set()
+            print(f"{path.relative_to(checkout())}: {_store(profile, {*names, *further}, path)} runs")
         case ["readme"]:
             path = checkout() / "results" / "README.md"
             with atomic(path) as temporary:

@@ -19,7 +19,7 @@ from hatlab.batches.notebook import Notebook
 from hatlab.config import ConfigError, nearest
 from hatlab.support.artifacts import COST, MANIFEST, cost, publish
 from hatlab.support.files import atomic
-from hatlab.support.paths import notebooks, results_root
+from hatlab.support.paths import ONLY_FINISHED, checkout, notebooks, results_root
 from hatlab.support.progress import format_seconds
 from hatlab.support.provenance import now
 from hatlab.support.values import read_yaml
@@ -76,6 +76,7 @@ def reproduce(
     results: Path | str | None = None,
     workers: int | None = None,
     display: Display | None = None,
+    source: Path | str | None = None,
 ) -> list[Path]:
     """Make the figures of `profile` that are not done, print the verdicts of all its figures, and return the folders.
 
@@ -88,10 +89,12 @@ def reproduce(
         results: results folder; None: as `hatlab.run`.
         workers: figures at a time; None: one for each core, one if they are made on a GPU.
         display: what shows the progress; None: as for `hatlab.batch`.
+        source: a store of finished runs (`hatlab.analysis.store`) that are put below the results, and nothing else is
+            trained; "reference": that of the profile's committed results.
 
     Raises:
-        ConfigError: an unknown profile, figure or parameter, a value that a run would refuse, images that are missing;
-            all that is wrong at once, and nothing has run then.
+        ConfigError: a store that is missing or damaged; an unknown profile, figure or parameter, a value that a run
+            would refuse, images that are missing; all that is wrong at once, and nothing has run then.
         NotebookFailed: after all others have been made.
         KeyboardInterrupt: after the kernels have ended; the same call goes on.
     """
@@ -106,11 +109,14 @@ def reproduce(
         figures[run.run_id] = f"{figures[run.run_id]}, {job.figure}" if run.run_id in figures else job.figure
     wanted = tuple({run.run_id: run for run in runs}.values())
     root = (Path(results) if results is not None else results_root()).absolute()
+    shown = display or view.Display()
+    if source is not None:
+        put, there = _unpack(source, profile, root)
+        shown.note(f"{put} runs are put into {_shown(root / 'runs')}, {there} were there")
     planned = batches.Batch(plans.checked_name(f"reproduce-{profile}"), wanted, root, figures)
     for job, run in paired:
         if job.again:
             planned.entry(run).forget()
-    shown = display or view.Display()
     outcomes = _Outcomes(planned, paired, shown)
     alike = PORTABLE if platform.machine() in ("x86_64", "AMD64") else {}
     batches.carry_out(
@@ -119,12 +125,23 @@ def reproduce(
         batches.Limits(workers),
         display=shown,
         ended=outcomes.take,
-        environments={run.run_id: alike for job, run in paired if job.portable},
+        environments={
+            run.run_id: {**(alike if job.portable else {}), **({ONLY_FINISHED: "1"} if source is not None else {})}
+            for job, run in paired
+        },
     )
     failures = outcomes.failures + _tell_verdicts(root / profile, list(listed), outcomes.made)
     if failures:
         raise NotebookFailed("\n".join(failures))
     return [root / profile / job.figure for job in jobs]
+
+
+def _unpack(source: Path | str, profile: str, root: Path) -> tuple[int, int]:
+    from hatlab.analysis import store
+
+    committed = source == "reference"
+    path = checkout() / "results" / "reference" / profile / "runs.zip" if committed else Path(source)
+    return store.unpack(path, root)
 
 
 def plan(profile: str, only: Sequence[str], parameters: Mapping[str, Any]) -> list[Job]:

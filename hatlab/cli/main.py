@@ -193,6 +193,7 @@ def _read(path: Path) -> dict[str, Any]:
 @click.option(
     "--workers", type=click.IntRange(min=1), metavar="N", help="Figures at a time.  [default: one for each core]"
 )
+@click.option("--from", "source", metavar="reference|FILE", help="Load finished runs from a store, and train nothing.")
 def reproduce(
     profile: str,
     only: tuple[str, ...],
@@ -200,6 +201,7 @@ def reproduce(
     results: Path | None,
     device: str | None,
     workers: int | None,
+    source: str | None,
 ) -> None:
     """Rerun the figures of notebooks/figures.yaml, into results/PROFILE/FIGURE, and compare them with the paper.
 
@@ -211,7 +213,8 @@ def reproduce(
     from hatlab.batches.reproduce import reproduce as execute
 
     batch.end_at_sigterm()
-    execute(profile, only, {**parameters, **({"device": device} if device else {})}, results, workers)
+    given = {**parameters, **({"device": device} if device else {})}
+    execute(profile, only, given, results, workers, source=source)
 
 
 @cli.command()
@@ -262,6 +265,34 @@ def verify(name: str) -> None:
         click.echo(f"{check.file}  {'ok' if check.ok else check.problem}")
     if not all(check.ok for check in checks):
         raise click.exceptions.Exit(1)
+
+
+@cli.group()
+def store() -> None:
+    """Look at, and unpack, stores of finished runs (results/reference/PROFILE/runs.zip)."""
+
+
+@store.command("verify")
+@click.argument("file", type=click.Path(path_type=Path))
+def verify_store(file: Path) -> None:
+    """Compare every member of FILE with its checksum, and list the runs."""
+    from hatlab.analysis import store as stores
+
+    for name, manifest in stores.verify(file).items():
+        config = manifest["config"]
+        click.echo(f"{name}  {manifest['title']}  {config['method']}  c={config['c']:g}  seed={config['seed']}")
+
+
+@store.command("unpack")
+@click.argument("file", type=click.Path(path_type=Path))
+@results_option
+def unpack_store(file: Path, results: Path | None) -> None:
+    """Put the runs of FILE among those of the results folder; runs that are there stay as they are."""
+    from hatlab.analysis import store as stores
+    from hatlab.support.paths import results_root
+
+    put, there = stores.unpack(file, results if results is not None else results_root())
+    click.echo(f"{put} runs unpacked, {there} were there already")
 
 
 for command in (batch.batch, batch.status, batch.collect):

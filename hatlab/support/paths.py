@@ -12,9 +12,10 @@ from typing import Final
 
 from hatlab.config import ConfigError
 
-__all__ = ["RUN", "cache_root", "checkout", "data_roots", "home", "notebooks", "results_root"]
+__all__ = ["ONLY_FINISHED", "RUN", "cache_root", "checkout", "data_roots", "home", "notebooks", "results_root"]
 
 RUN: Final = "HATLAB_NOTEBOOK_RUN"  # names the run in the environment of its kernel and of all that the kernel starts
+ONLY_FINISHED: Final = "HATLAB_ONLY_FINISHED"  # set: a sweep loads runs, and trains none
 PACKAGE: Final = Path(__file__).resolve().parent.parent
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from hatlab.data.datasets import Dataset, load_all
 from hatlab.data.loading import Images
 from hatlab.data.tasks import make_sequence
 from hatlab.support.console import default_progress
-from hatlab.support.paths import results_root
+from hatlab.support.paths import ONLY_FINISHED, results_root
 from hatlab.support.progress import Progress, Shared
 from hatlab.training.custom import Callback, Callbacks, customised
 from hatlab.training.grouping import OutOfMemory, chunks, compatible, in_worker_threads, max_replicas, worker_threads
@@ -170,7 +171,7 @@ def sweep(
 
     Raises:
         ConfigError, DatasetError, RecordError: as `run` does, before the first run starts; also for a factory, arrays
-            or a label that cannot name a run.
+            or a label that cannot name a run, and for a run that is not finished while HATLAB_ONLY_FINISHED is set.
         TrainingDiverged: after all others are finished, if the loss of some was no finite number.
         OutOfMemory: one run alone does not fit into memory. Groups that do not fit are halved.
     """
@@ -189,6 +190,12 @@ def sweep(
         return known[names]
 
     jobs = [prepare(config, where, sets, called, network) for config in configs]
+    missing = [job.config.run_id for job in jobs if job.sequence is not None]
+    if missing and os.environ.get(ONLY_FINISHED):
+        raise ConfigError(
+            f"{len(missing)} of {len(jobs)} runs are not finished in {where / 'runs'}, {missing[0]} for one, and "
+            f"nothing is to be trained ({ONLY_FINISHED} is set)"
+        )
     names = _telling(configs)
     on_device = functools.lru_cache(maxsize=1)(lambda names: Images.of(sets(names), target))
     diverged: list[TrainingDiverged] = []
