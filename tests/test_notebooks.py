@@ -9,10 +9,13 @@ import pytest
 import yaml
 from notebooks_for_tests import write
 
+import hatlab
+from hatlab.analysis import store
 from hatlab.batches import batches
 from hatlab.batches.kernels import Execution
 from hatlab.batches.notebook import Notebook
-from hatlab.batches.reproduce import plan, reproduce
+from hatlab.batches.reproduce import NotebookFailed, plan, reproduce
+from hatlab.config import RunConfig
 from hatlab.support.paths import home
 from hatlab.support.provenance import checksum, library_version
 
@@ -90,7 +93,7 @@ def test_capacity_usage_grows_by_task_and_falls_with_c(capacity_usage):
 
 def test_capacity_usage_leaves_everything(capacity_usage):
     manifest = json.loads((capacity_usage / "manifest.json").read_text())
-    figures = ("capacity_usage", "capacity_usage_s_max", "capacity_by_task", "capacity_by_layer", "remaining_capacity")
+    figures = ("capacity_usage", "capacity_by_task", "capacity_by_layer", "remaining_capacity")  # one s_max is no sweep
     tables = ("capacity", "capacity_s_max", "summary", "summary_s_max", "task_capacity", "verdicts")
     names = {"02_capacity_usage.ipynb"} | {f"{figure}.{end}" for figure in figures for end in ("png", "pdf")}
     names |= {f"{table}.{end}" for table in tables for end in ("parquet", "csv")}
@@ -104,6 +107,19 @@ def test_capacity_usage_leaves_everything(capacity_usage):
         assert (capacity_usage.parent.parent / "runs" / run["run_id"] / "manifest.json").exists()
         assert run["sessions"][0]["device"]
     assert all(value.startswith("sha256:") for value in manifest["data"].values()) and manifest["data"]
+
+
+def test_a_figure_is_drawn_from_a_store_of_runs_without_training(capacity_usage, tmp_path):
+    trained = capacity_usage.parent.parent
+    manifest = json.loads((capacity_usage / "manifest.json").read_text())
+    configs = [RunConfig(**run["config"]) for run in manifest["runs"]]
+    store.pack(hatlab.sweep(configs, results=trained), tmp_path / "runs.zip", "smoke")
+    (folder,) = reproduce("smoke", only=["capacity_usage"], results=tmp_path / "drawn", source=tmp_path / "runs.zip")
+    for table in capacity_usage.glob("*.parquet"):
+        assert (folder / table.name).read_bytes() == table.read_bytes(), table.name
+    assert not list((tmp_path / "drawn" / "runs").glob("*/checkpoint.pt"))
+    with pytest.raises(NotebookFailed, match="nothing is to be trained"):
+        reproduce("smoke", parameters={"seeds": [1]}, results=tmp_path / "more", source=tmp_path / "runs.zip")
 
 
 def test_the_executed_copy_shows_the_figure_and_one_line_per_task(capacity_usage):
