@@ -150,8 +150,8 @@ def dots(axes: Axes, x: Any, seeds: pd.Series, y: pd.Series, color: Any, width: 
     """Draw single seeds, from left to right within `width`, so that equal values lie beside each other."""
     place = seeds.rank(method="dense").sub(1).to_numpy() / max(seeds.nunique() - 1, 1)
     axes.plot(
-        np.asarray(x) + width * place, y, color=color, linestyle="none", marker=".", markersize=3, markeredgewidth=0,
-        alpha=0.45, zorder=1,
+        np.asarray(x) + width * place, y, color=color, linestyle="none", marker=".", markersize=3.5, markeredgewidth=0,
+        alpha=0.6, zorder=1,
     )  # fmt: skip
 
 

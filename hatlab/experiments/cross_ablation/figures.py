@@ -51,7 +51,7 @@ def cross_ablation(outcomes: pd.DataFrame, summary: pd.DataFrame, title: str = "
             squeeze=False,
         )  # fmt: skip
         for axes in panels.flat[len(shown) :]:
-            axes.remove()
+            axes.set_axis_off()
         for axes, outcome in zip(panels.flat, shown, strict=False):
             for arm, (name, *_) in ARMS.items():
                 of_arm = summary[(summary["arm"] == arm) & (summary["outcome"] == outcome)]
@@ -65,7 +65,10 @@ def cross_ablation(outcomes: pd.DataFrame, summary: pd.DataFrame, title: str = "
             if outcome in ("capacity", "reused"):
                 share_axis(axes)
         handles, labels = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        if len(shown) < panels.size:  # there is a place for it
+            panels.flat[-1].legend(handles, labels, loc="center")
+        else:
+            figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
         headline(figure, title, "; ".join([_seeds(outcomes["seed"].nunique()), *constant]))
     return figure
 
@@ -112,8 +115,8 @@ def cross_differences(pairs: pd.DataFrame, differences: pd.DataFrame, title: str
             axes.set_title(OUTCOMES[outcome].capitalize())
             _categories(axes, cs)
         panels[0].set_ylabel("Cross − original at c/2\n(percentage points)")
-        how = "; ".join([_seeds(pairs["seed"].nunique()), "filled: found after Holm's correction", *constant])
-        headline(figure, title, how)
+        how = [_seeds(pairs["seed"].nunique()), "; ".join(["filled: found after Holm's correction", *constant])]
+        headline(figure, title, "\n".join(how))
     return figure
 
 
@@ -138,7 +141,8 @@ def plane(outcomes: pd.DataFrame, title: str = "") -> Figure:
             )  # fmt: skip
             if (most := means.iloc[-1])["c"]:
                 place = (most["capacity"], most["accuracy"])
-                axes.annotate(f" c = {most['c']:g}", place, fontsize=7, color=look["color"], va="bottom")
+                above = "top" if arm == "half" else "bottom"  # where cross has the same usage
+                axes.annotate(f" c = {most['c']:g}", place, fontsize=7, color=look["color"], va=above)
         axes.set_xlabel("Capacity usage after the last task (% of weights)")
         axes.set_ylabel(LABELS["accuracy"])
         axes.legend()

@@ -35,7 +35,7 @@ LOOKS: Final[dict[str, dict[str, Any]]] = {
     "sgd_frozen": {"color": "#35b779", "marker": "^", "linestyle": "-."},
     "sgd": {"color": "0.55", "marker": "D", "linestyle": ":"},
 }
-JITTER: Final = 0.08  # of the authors' plot: intervals at one task must not hide each other
+JITTER: Final = 0.1  # of the authors' plot: intervals at one task must not hide each other
 
 
 def forgetting(ratios: pd.DataFrame, title: str = "") -> Figure:
@@ -169,8 +169,8 @@ def hyperparameters(ratios: pd.DataFrame, c: float, s_max: float, title: str = "
             rows = ratios[ratios["c"] == c] if name == "s_max" else ratios[ratios["s_max"] == s_max]
             values = sorted(rows[name].unique())
             axes.axhline(0, linestyle=(0, (4, 3)), **GUIDE)
-            _with_intervals(axes, rows.assign(x=rows[name]).sort_values(name), **LOOKS["hat"])
             axes.set_xscale("log")
+            _with_intervals(axes, rows.assign(x=rows[name]).sort_values(name), **LOOKS["hat"])
             axes.set_xticks(values, [f"{value:g}" for value in values])
             axes.xaxis.set_minor_locator(NullLocator())
             axes.set_xlabel(label)
@@ -185,11 +185,12 @@ def _seeds(ratios: pd.DataFrame) -> str:
 
 
 def _with_intervals(axes: Axes, rows: pd.DataFrame, **look: Any) -> None:
-    """Means over the rows of each `x`, joined by a line; single seeds as dots."""
+    """Means over the rows of each `x`, joined by a line; to the right of them single seeds as dots."""
     means = over_seeds(rows, ["x"], ["ratio"])
     ratio = Interval(means["ratio"], means["ratio_low"], means["ratio_high"])
     error_bars(axes, means["x"], ratio, markersize=4, linewidth=1.2, elinewidth=0.8, capsize=2, **look)
-    dots(axes, rows["x"], rows["seed"], rows["ratio"], look["color"], width=0)
+    beside = rows["x"] * 1.06 if axes.get_xscale() == "log" else rows["x"] + JITTER / 2
+    dots(axes, beside, rows["seed"], rows["ratio"], look["color"], width=0)
 
 
 def accuracy_of_tasks(

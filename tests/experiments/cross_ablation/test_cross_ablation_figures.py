@@ -75,7 +75,9 @@ def test_single_seeds_are_dots_beside_each_other():
 def test_an_outcome_that_is_0_everywhere_has_no_panel_and_is_said():
     outcomes = outcomes_of(forgets=False)
     for figure, where in ((arms_of(outcomes), "run"), (differences_of(outcomes), "pair")):
-        assert len(figure.axes) == 3 and f"; forgetting: 0 in every {where}" in figure.get_suptitle()
+        assert f"; forgetting: 0 in every {where}" in figure.get_suptitle()
+    *panels, place = arms_of(outcomes).axes
+    assert len(panels) == 3 and not place.axison and len(place.get_legend().get_texts()) == len(ARMS)
     figure = differences_of(outcomes_of())  # in some runs, but in no difference
     assert len(figure.axes) == 3 and "forgetting: 0 in every pair" in figure.get_suptitle()
 
@@ -101,7 +103,7 @@ def test_one_seed_has_no_bars_and_says_so():
     assert "one seed" in figure.get_suptitle() and "bars" not in figure.get_suptitle()
     assert all(low == high for axes in figure.axes for low, high in means(axes)[1])
     assert len(figure.axes) == len(OUTCOMES)
-    assert differences_of(outcomes_of(seeds=[2]), "").get_suptitle().startswith("one seed;")
+    assert differences_of(outcomes_of(seeds=[2]), "").get_suptitle().startswith("one seed\n")
 
 
 def test_differences_are_cross_minus_the_control_with_a_zero_line():
