@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from hatlab.analysis.metrics import mean_interval
 from hatlab.support.paths import home
 from hatlab.support.provenance import checksum
 
@@ -211,3 +212,20 @@ def test_a_committed_notebook_makes_the_same_tables_again(figure, tmp_path):
     tables = [path.name for path in Path(REFERENCE, "quick", figure).iterdir() if path.suffix in TOOL["TABLES"]]
     assert len(tables) >= 2
     assert TOOL["differences"](REFERENCE / "quick" / figure, folder) == []
+
+
+def test_what_the_page_says_of_the_gpus_runs_is_what_they_came_to():
+    page = (home() / "results" / "README.md").read_text(encoding="utf-8")
+    (folder,) = GPUS
+    runs = pd.read_csv(folder / "runs.csv")
+    whole = runs[runs["seed"].isin([0, 1, 2])]
+    rows = []
+    for c, same in whole.groupby("c"):
+        usage, accuracy = (mean_interval(same[name].tolist()) for name in ("usage", "accuracy"))
+        cells = f"{usage.mean:.1f} [{usage.low:.1f}, {usage.high:.1f}] | {accuracy.mean:.2f} [{accuracy.low:.2f}"
+        rows.append(f"| {c:g} | {cells}, {accuracy.high:.2f}] |")
+    assert "\n".join(rows) in page and len(rows) == 7 and (whole.groupby("c").size() == 3).all()
+    moved = runs.loc[runs["backward_transfer"] != 0, "backward_transfer"]
+    counts = {4: "four", len(runs) - 4: f"{len(runs) - 4} of the {len(runs)}"}
+    said = f"was 0 in {counts[len(runs) - len(moved)]} runs, and from {moved.min():.3f} to {moved.max():+.3f} points"
+    assert said in " ".join(page.split())

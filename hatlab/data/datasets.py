@@ -18,8 +18,9 @@ from hatlab.data import mixture
 from hatlab.data.cache import cached
 from hatlab.data.formats import DatasetError, Images, images_of, read_npz
 from hatlab.data.image_folders import read_folder, tree_checksum
+from hatlab.data.known_parts import KNOWN, arrays_checksum
 from hatlab.data.named_sets import FileCheck, NamedSet, SetStatus
-from hatlab.data.public_sets import CIFAR_MEAN, CIFAR_STD, PUBLIC_SETS
+from hatlab.data.public_sets import PUBLIC_SETS
 from hatlab.data.supplied_sets import SUPPLIED_SETS
 from hatlab.support import paths
 from hatlab.support.provenance import checksum
@@ -45,14 +46,6 @@ DIGITS_CHECKSUM = "sha256:87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad86
 DIGITS_MEAN = (0.3052,)
 DIGITS_STD = (0.3760,)
 
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-# Copies of CIFAR-10 that are not the official files, by checksum, with the title that every result gives them
-KNOWN_TITLES = {
-    "sha256:556dfb5825737459bd0727792d1ca974964977f53b69106ae2ee042c2b9c2780": "CIFAR-10 (JPEG)",  # the archive
-    "sha256:c02cb5669e6584eb457f59a1c85d69f1216b2c1e4c5cc9093b567fb7cb82ca6a": "CIFAR-10 (JPEG)",  # unpacked
-    "sha256:e8b3bd6d0bf4ce2e7384de64f631d39de5356a298c8ed75e9c0a88ecb3e7cfd4": "CIFAR-10 (subset of 8,068)",
-}
-
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -60,7 +53,7 @@ class Dataset:
 
     Attributes:
         name: as `load` takes it, e.g. "mnist", "npz:PATH" or "mixture:mnist".
-        title: how results are labelled, e.g. "MNIST" or "CIFAR-10 (JPEG)".
+        title: how results are labelled, e.g. "MNIST" or "SVHN (10,000 test images)".
         x_train, x_test: (N, C, H, W) uint8, C-contiguous; C is 1 (grey) or 3 (RGB).
         y_train, y_test: (N,) int64 in 0..len(classes)-1; each class has images in both.
         classes: name of each class.
@@ -167,13 +160,14 @@ def verify(name: str) -> list[FileCheck]:
         return [FileCheck(file, True, found, DIGITS_CHECKSUM, "") for file, found in load(name).checksums.items()]
     with _named(name):
         kind, path = _locate(name)
-    found = problem = ""
+    found = expected = problem = ""
     try:
         found = _sha256(path)
-        LOCAL[kind](path)
+        if (arrays := arrays_checksum(LOCAL[kind](path))) in KNOWN:
+            found = expected = arrays
     except (DatasetError, OSError) as error:
         problem = str(error)
-    return [FileCheck(str(path), not problem, found, found if found in KNOWN_TITLES else "", problem)]
+    return [FileCheck(str(path), not problem, found, expected, problem)]
 
 
 @contextlib.contextmanager
@@ -231,9 +225,11 @@ def _local(name: str) -> Dataset:
     found = _sha256(path)
     images = cached(f"{kind}:{path.name}", {path.name: found}, partial(LOCAL[kind], path))
     title = re.sub(r"\.(npz|tar(\.\w+)?|tgz|txz|tbz2?)$", "", path.name)
-    mean, std = (CIFAR_MEAN, CIFAR_STD) if found in KNOWN_TITLES else _moments(images.x_train)
-    if found in KNOWN_TITLES:
-        title, images = KNOWN_TITLES[found], dataclasses.replace(images, classes=CIFAR10_CLASSES)
+    if (part := KNOWN.get(arrays := arrays_checksum(images))) is not None:
+        title, (mean, std), found = part.title, part.constants, arrays
+        images = dataclasses.replace(images, classes=part.classes or images.classes)
+    else:
+        mean, std = _moments(images.x_train)
     sources = {name.partition(":")[2]: found}
     return Dataset(name=name, title=title, mean=mean, std=std, checksums=sources, **vars(images))
 

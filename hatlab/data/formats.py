@@ -29,6 +29,7 @@ __all__ = [
     "channels_first",
     "folder_entries",
     "read_cifar",
+    "read_cifar100_binary",
     "read_idx",
     "read_npz",
     "read_svhn",
@@ -161,6 +162,16 @@ def read_cifar(files: Mapping[str, Path], train: Sequence[str], test: Sequence[s
         return x, np.concatenate([batches[name][f"{fine}labels"] for name in names]).astype(np.int64)
 
     return Images(*part(train), *part(test), tuple(batches[meta][f"{fine}label_names"]))
+
+
+def read_cifar100_binary(train: Path, test: Path, classes: tuple[str, ...]) -> Images:
+    """Return CIFAR-100 (fine labels) from its binary version: per image the coarse label, the fine one, 3072 pixels."""
+
+    def part(path: Path) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.frombuffer(path.read_bytes(), np.uint8).reshape(-1, 2 + 3 * 32 * 32)
+        return np.ascontiguousarray(rows[:, 2:]).reshape(-1, 3, 32, 32), rows[:, 1].astype(np.int64)
+
+    return Images(*part(train), *part(test), classes)
 
 
 # --- SVHN's format --------------------------------------------------------------------------------------------------

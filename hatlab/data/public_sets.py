@@ -14,11 +14,22 @@ import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from hatlab.data.formats import SPLITS, DatasetError, Images, read_cifar, read_idx, read_svhn, reading, zip_entries
+from hatlab.data.formats import (
+    SPLITS,
+    DatasetError,
+    Images,
+    read_cifar,
+    read_cifar100_binary,
+    read_idx,
+    read_svhn,
+    reading,
+    zip_entries,
+)
 from hatlab.data.image_folders import labelled, read_tree
 from hatlab.data.named_sets import Form, NamedSet
 from hatlab.support import paths
@@ -31,6 +42,16 @@ PATIENCE = 20.0  # seconds that a server may be silent
 # The authors' constants for CIFAR-10 and CIFAR-100 (hat/src/dataloaders/cifar.py)
 CIFAR_MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
 CIFAR_STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
+# The fine labels, in their order: the binary version has its names in a file of its own, which may not be there.
+CIFAR100_NAMES = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
+forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
+willow_tree wolf woman worm
+"""
 
 # torchvision has these inside a method. Its training images are the 26,640 of the competition of 2011.
 GTSRB_URL = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/"
@@ -166,11 +187,14 @@ def _public(
     title: str,
     folder: str = "",
     unpacked: Mapping[str, str] | None = None,
+    further: Sequence[Form] = (),
     **fields: Any,
 ) -> PublicSet:
-    """Return the set of these downloads. `unpacked` is read in their place: what they hold, by place below a root."""
+    """Return the set of these downloads. `unpacked` is read in their place: what they hold, by place below a root; and
+    so are `further` forms.
+    """
     packed = {name: f"{folder}/{name}".lstrip("/") for name in files}
-    forms = tuple(Form(places, read, title) for places in (packed, unpacked) if places)
+    forms = (*(Form(places, read, title) for places in (packed, unpacked) if places), *further)
     return PublicSet(files=files, title=title, folder=folder, forms=forms, **fields)
 
 
@@ -191,12 +215,19 @@ def _idx_set(torchvision: str, sizes: Sequence[int], **fields: Any) -> PublicSet
     return _public(sized, read, torchvision=torchvision, folder=f"{torchvision}/raw", listed=listed, **fields)
 
 
-def _cifar_set(archive: str, size: int, folder: str, members: Sequence[str], **fields: Any) -> PublicSet:
-    """Return CIFAR-10 or CIFAR-100: batches of pickled arrays, in an archive or unpacked; the last holds the names."""
+def _cifar_set(
+    archive: str, size: int, folder: str, members: Sequence[str], binary: Mapping[str, str] | None = None, **fields: Any
+) -> PublicSet:
+    """Return CIFAR-10 or CIFAR-100: batches of pickled arrays, in an archive or unpacked; the last holds the names.
+
+    `binary`: md5 of the two files of CIFAR-100's binary version, by place below a root, if it is read, too.
+    """
     *train, test, meta = members
+    in_binary = {place: place for place in binary or ()}
 
     def listed(source: Any) -> Listed:
         inner = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
+        inner += (binary or {}).items()
         return {source.filename: (source.tgz_md5, [source.url]), **{name: (md5, []) for name, md5 in inner}}
 
     def read(*files: Path) -> Images:
@@ -204,7 +235,8 @@ def _cifar_set(archive: str, size: int, folder: str, members: Sequence[str], **f
         return read_cifar(dict(zip(names, files, strict=True)), train, [test], meta)
 
     unpacked = {name: f"{folder}/{name}" for name in members}
-    fields = {"mean": CIFAR_MEAN, "std": CIFAR_STD, **fields}
+    further = (Form(in_binary, partial(read_cifar100_binary, classes=tuple(CIFAR100_NAMES.split())), fields["title"]),)
+    fields = {"mean": CIFAR_MEAN, "std": CIFAR_STD, "further": further if binary else (), **fields}
     return _public({archive: size}, read, unpacked=unpacked, listed=listed, **fields)
 
 
@@ -238,6 +270,10 @@ PUBLIC_SETS = {
             169_001_437,
             "cifar-100-python",
             ["train", "test", "meta"],
+            binary={
+                "cifar-100-binary/train.bin": "6172c7755cfe09b2fe270c85cebc1b15",
+                "cifar-100-binary/test.bin": "4499cfba6c016c1be1438163640a0898",
+            },
             name="cifar100",
             title="CIFAR-100",
             torchvision="CIFAR100",

@@ -234,12 +234,43 @@ def test_real_cifar10_subset(shared_data):
     assert data.mean == pytest.approx(mean, abs=0.01) and data.std == pytest.approx(std, abs=0.01)
 
 
-def test_real_cifar10_jpeg_archive(shared_data):
-    shared_data("cifar10-jpeg/CIFAR-10-images.tar.xz")
-    data = load("folder:cifar10-jpeg/CIFAR-10-images.tar.xz")
+def test_real_cifar10_with_its_official_pixels(shared_data):
+    shared_data("cifar10-exact/cifar10-exact.npz")
+    data = load("npz:cifar10-exact/cifar10-exact.npz")
     check_contract(data)
-    assert data.title == "CIFAR-10 (JPEG)" and data.classes == CIFAR10
+    assert data.title == "CIFAR-10 (59,896 of 60,000 official pixels)" and data.classes == CIFAR10
     assert data.x_train.shape == (50_000, 3, 32, 32) and data.x_test.shape == (10_000, 3, 32, 32)
     assert (np.bincount(data.y_train) == 5_000).all() and (np.bincount(data.y_test) == 1_000).all()
     mean, std = datasets._moments(data.x_train[::10])
     assert data.mean == pytest.approx(mean, abs=0.01) and data.std == pytest.approx(std, abs=0.01)
+
+
+def test_real_cifar100_in_its_binary_version(shared_data):
+    shared_data("cifar-100-binary/train.bin")
+    data = load("cifar100", download=False)
+    check_contract(data)
+    assert data.title == "CIFAR-100" and len(set(data.classes)) == 100 and list(data.classes) == sorted(data.classes)
+    assert data.x_train.shape == (50_000, 3, 32, 32) and data.x_test.shape == (10_000, 3, 32, 32)
+    assert (np.bincount(data.y_train) == 500).all() and (np.bincount(data.y_test) == 100).all()
+    mean, std = datasets._moments(data.x_train[::10])
+    assert data.mean == pytest.approx(mean, abs=0.02) and data.std == pytest.approx(std, abs=0.02)
+    assert all(check.ok and check.expected == check.found for check in datasets.verify("cifar100"))
+
+
+@pytest.mark.parametrize(
+    ("folder", "title", "sizes", "classes"),
+    [
+        ("svhn-10k", "SVHN (10,000 test images)", (8_000, 2_000), 10),
+        ("gtsrb-small", "GTSRB (3,920 of 39,209)", (3_920, 1_263), 43),
+    ],
+)
+def test_real_parts_say_that_they_are_parts(shared_data, folder, title, sizes, classes):
+    shared_data(f"{folder}/{folder}.npz")
+    name = f"npz:{folder}/{folder}.npz"
+    data = load(name)
+    check_contract(data)
+    assert (data.title, len(data.y_train), len(data.y_test), len(data.classes)) == (title, *sizes, classes)
+    mean, std = datasets._moments(data.x_train)
+    assert data.mean == pytest.approx(mean, abs=0.05) and data.std == pytest.approx(std, abs=0.05)
+    (check,) = datasets.verify(name)
+    assert check.ok and check.found == check.expected == data.checksums[f"{folder}/{folder}.npz"]

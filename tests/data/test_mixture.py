@@ -291,14 +291,15 @@ def test_a_run_over_a_mixture(empty_home, tmp_path):
 
 
 def test_real_mixture_of_four(shared_data):
-    archive = "cifar10-jpeg/CIFAR-10-images.tar.xz"
-    for path in ("MNIST/raw", "FashionMNIST/raw", "notmnist-10k", archive):
+    cifar10 = "cifar10-exact/cifar10-exact.npz"
+    for path in ("MNIST/raw", "FashionMNIST/raw", "notmnist-10k", cifar10):
         shared_data(path)
-    found = make_sequence(RunConfig(dataset=f"mixture:mnist,fashion_mnist,notmnist,folder:{archive}"))
+    found = make_sequence(RunConfig(dataset=f"mixture:mnist,fashion_mnist,notmnist,npz:{cifar10}"))
     mnist, fashion, letters, cifar = found.datasets
     titles = [data.title for data in found.datasets]
-    assert titles == ["MNIST", "Fashion-MNIST", "notMNIST (10,000 images)", "CIFAR-10 (JPEG)"]
-    assert found.title == "mixture of MNIST, Fashion-MNIST, notMNIST (10,000 images), CIFAR-10 (JPEG)"
+    cifar_title = "CIFAR-10 (59,896 of 60,000 official pixels)"
+    assert titles == ["MNIST", "Fashion-MNIST", "notMNIST (10,000 images)", cifar_title]
+    assert found.title == f"mixture of MNIST, Fashion-MNIST, notMNIST (10,000 images), {cifar_title}"
     counts = [(60_000, 10_000), (60_000, 10_000), (9_000, 1_000), (50_000, 10_000)]
     assert [(len(data.y_train), len(data.y_test)) for data in found.datasets] == counts
     assert all(data.x_train.shape[1:] == (3, 32, 32) and data.x_train.dtype == np.uint8 for data in found.datasets)

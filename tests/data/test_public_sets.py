@@ -13,6 +13,7 @@ from small_sets import gtsrb_files, ppm, put, trust, write_gtsrb, write_svhn
 
 from hatlab.data import datasets, named_sets, public_sets
 from hatlab.data.datasets import DatasetError, fetch, load, status, verify
+from hatlab.data.known_parts import KNOWN
 from hatlab.data.public_sets import PUBLIC_SETS, read_gtsrb
 from hatlab.support import paths
 
@@ -59,7 +60,7 @@ def test_readme_lists_every_file_with_size_and_checksum():
             md5 = expected[file].removeprefix("md5:")
             assert re.search(rf"{re.escape(file)}` \| {size:,} \| `{md5}`", readme), file
         assert item.title in readme
-    for known in (datasets.DIGITS_CHECKSUM, *datasets.KNOWN_TITLES):
+    for known in (datasets.DIGITS_CHECKSUM, *KNOWN):
         assert known.removeprefix("sha256:") in readme
 
 
