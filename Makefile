@@ -20,7 +20,7 @@ endif
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
   $$python tools/setup_venv.py --check >/dev/null 2>&1 && echo $$python && exit; done; echo python3)
 
-.PHONY: help reproduce test test-lowest test-matrix bench gpu lint types lab classroom slides site lock clean
+.PHONY: help reproduce test test-lowest test-matrix bench gpu lint types lab classroom slides site article lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -35,6 +35,7 @@ help:
 	@echo "make classroom   write the students' and the solved walkthrough into results/classroom/ (ARGS='--colab URL')"
 	@echo "make slides      write the walkthrough as slides for a projector into results/slides/"
 	@echo "make site        build the web site from what is committed into results/site/"
+	@echo "make article     write the reproduction report results/article/article.pdf from what is committed"
 	@echo "make lock        write requirements.lock (ARGS='--upgrade-package torch==2.15.0' to move a pin)"
 	@echo "make clean       remove .venv, .venv-* and caches; results/ and data/ stay"
 
@@ -86,6 +87,9 @@ slides: $(VENV)/.installed
 
 site: $(VENV)/.installed
 	@$(BIN)/python -m docs $(ARGS)
+
+article: $(VENV)/.installed
+	@$(BIN)/python tools/article.py
 
 # Not after an update of .venv: a range that the old pins do not fit would stop it.
 lock: $(if $(wildcard $(BIN)/uv*),,$(VENV)/.installed)

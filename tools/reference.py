@@ -34,11 +34,12 @@ from hatlab import RunConfig, sweep
 from hatlab.analysis import verdicts
 from hatlab.analysis.store import pack, unpack, verify
 from hatlab.batches.reproduce import reproduce
-from hatlab.support.artifacts import cost
+from hatlab.support.artifacts import COST, cost
 from hatlab.support.files import atomic, write_json
 from hatlab.support.paths import checkout, results_root
 from hatlab.support.progress import format_seconds
 from hatlab.support.provenance import checksum
+from hatlab.support.values import read_yaml
 
 MOST_BYTES = 80_000  # of a CSV
 TABLES = (".csv", ".parquet")
@@ -66,6 +67,20 @@ def take(source: Path, target: Path) -> list[str]:
         manifest["artifacts"][name] = checksum(target / name)
     write_json(target / "manifest.json", manifest)
     return large
+
+
+def judged(profile: Path) -> pd.DataFrame:
+    """Return the verdicts of a profile's figures, in the order of `figures.yaml`, each with what its figure cost.
+
+    Figures whose verdicts are of an older kind are left out: `tools/rejudge.py` judges them anew.
+    """
+    tables = []
+    for name in read_yaml((checkout() / "notebooks" / "figures.yaml").read_text(encoding="utf-8"))[profile.name]:
+        path = profile / name / "verdicts.parquet"
+        if path.exists() and tuple(table := pd.read_parquet(path)) == verdicts.Verdict._fields:
+            manifest = json.loads((profile / name / "manifest.json").read_text(encoding="utf-8"))
+            tables.append(table.assign(figure=name, **cost(manifest)))
+    return pd.concat(tables, ignore_index=True)[["figure", *verdicts.Verdict._fields, *COST]]
 
 
 def differences(one: Path, other: Path) -> list[str]:
@@ -181,7 +196,7 @@ def main(arguments: Sequence[str]) -> None:
             for name in _figures(source, chosen):
                 left = take(source / name, reference / profile / name)
                 print(f"{profile}/{name}" + (f", without {', '.join(left)}" if left else ""))
-            shutil.copyfile(source / "verdicts.csv", reference / profile / "verdicts.csv")
+            judged(reference / profile).to_csv(reference / profile / "verdicts.csv", index=False, lineterminator="\n")
         case ["check", profile, *chosen]:
             names = _figures(reference / profile, chosen)
             with tempfile.TemporaryDirectory() as folder:

@@ -72,7 +72,9 @@ def of_capacity(folder: Path, old: pd.DataFrame, config: RunConfig) -> list[Verd
 def judged(folder: Path, config: RunConfig) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Return the verdicts of a figure by today's rules, and of an ablation the findings."""
     old = pd.read_parquet(folder / "verdicts.parquet")
-    assert tuple(old) == OLD, f"{folder}: not of the older kind; run `tools/reference.py take`"
+    if tuple(old) == Verdict._fields:  # made by today's notebook
+        return old, pd.read_parquet(folder / "findings.parquet") if (folder / "findings.parquet").exists() else None
+    assert tuple(old) == OLD, f"{folder}: of neither kind"
     (notebook,) = folder.glob("*.ipynb")
     match notebook.name[3:-6]:
         case "capacity_usage":

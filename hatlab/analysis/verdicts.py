@@ -30,26 +30,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = [
-    "AGREES",
-    "DIFFERS",
-    "ESTIMATED",
-    "FAILS",
-    "HOLDS",
-    "PASSES",
-    "UNDECIDED",
-    "Printed",
-    "Verdict",
-    "as_markdown",
-    "as_rich",
-    "check",
-    "derived",
-    "most_runs",
-    "new",
-    "number",
-    "read",
-    "statement",
-    "summary",
-    "table",
+    "AGREES", "DIFFERS", "ESTIMATED", "FAILS", "HOLDS", "PASSES", "UNDECIDED", "Printed", "Verdict", "as_markdown",
+    "as_rich", "check", "derived", "most_runs", "new", "number", "read", "shown", "statement", "summary", "table",
 ]  # fmt: skip
 
 AGREES: Final = "agrees"
@@ -331,18 +313,21 @@ def as_rich(table: pd.DataFrame, width: int) -> Table:
 
 def _cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
     """Return a verdict in words, one for each of `COLUMNS`."""
-    mean, low, high, unit = row["ours"], row["low"], row["high"], row["unit"]
-    paper = "" if math.isnan(row["paper"]) else _with_unit(f"{row['paper']:.6g}", unit)
-    if math.isnan(low):
-        ours = _with_unit(f"{mean:.4g}", unit)
-    else:
-        reach = (high - low) / 2
-        digits = min(max(1 - math.floor(math.log10(reach)), 0), 6) if 0 < reach < math.inf else 2
-        # adding 0 makes a rounded -0 a plain one
-        mean, low, high = (f"{round(value, digits) + 0.0:.{digits}f}" for value in (mean, low, high))
-        ours = f"{_with_unit(mean, unit)} [{low}, {high}]"
+    paper = "" if math.isnan(row["paper"]) else _with_unit(f"{row['paper']:.6g}", row["unit"])
     why = f"{row['why']}; deviations: {row['deviations']}" if row["deviations"] else row["why"]
-    return row["figure"], row["kind"], row["claim"], paper, ours, str(row["n"]), row["verdict"], why
+    return row["figure"], row["kind"], row["claim"], paper, shown(row), str(row["n"]), row["verdict"], why
+
+
+def shown(row: Mapping[Any, Any]) -> str:
+    """Return a row's mean and interval with as many digits as the interval's width needs: "24.1% [22.6, 25.5]"."""
+    mean, low, high, unit = row["ours"], row["low"], row["high"], row["unit"]
+    if math.isnan(low):
+        return _with_unit(f"{mean:.4g}", unit)
+    reach = (high - low) / 2
+    digits = min(max(1 - math.floor(math.log10(reach)), 0), 6) if 0 < reach < math.inf else 2
+    # adding 0 makes a rounded -0 a plain one
+    mean, low, high = (f"{round(value, digits) + 0.0:.{digits}f}" for value in (mean, low, high))
+    return f"{_with_unit(mean, unit)} [{low}, {high}]"
 
 
 def _with_unit(number: str, unit: str) -> str:

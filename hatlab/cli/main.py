@@ -217,6 +217,24 @@ def reproduce(
     execute(profile, only, given, results, workers, source=source)
 
 
+@cli.command("verify")
+@click.argument("claim", required=False)
+@click.option("--run", is_flag=True, help="Rerun also what takes more than ten minutes of training.")
+@results_option
+def verify_claim(claim: str | None, run: bool, results: Path | None) -> None:
+    """Rerun a committed claim on this machine, and print both values as a table to paste into a review.
+
+    CLAIM is PROFILE/FIGURE, or words of a claim. Without it the figures are listed, with what they take.
+    """
+    from hatlab.batches import verify
+
+    if claim is None:
+        click.echo(verify.listed(verify.claims()))
+        return
+    batch.end_at_sigterm()
+    click.echo(verify.verify(claim, results, run))
+
+
 @cli.command()
 def parameters() -> None:
     """List every parameter of a run: its name, default and meaning."""
