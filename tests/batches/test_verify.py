@@ -65,7 +65,7 @@ def test_the_table_has_both_values_and_both_verdicts():
     text = verify.as_markdown(verify.compared(committed().head(3), here(99.4, 100.0, 3.0, verdict="differs")))
     head, _, first, second, third = text.splitlines()
     assert head.startswith("| claim | committed [95%] | here [95%] |")
-    assert "| 99.050% [98.926, 99.174] | 99.400% [" in first and "| agrees, differs | outside of it |" in first
+    assert "| 99.05% [98.93, 99.17] | 99.40% [" in first and "| undecided, differs | outside of it |" in first
     assert second.endswith("| passes | the same |") and third.startswith("| one seed's \\| value |")
     missing = verify.as_markdown(verify.compared(committed().head(1), here(99.4, 100.0, 3.0).tail(2)))
     assert missing.splitlines()[-1].endswith("| not found |")
