@@ -76,7 +76,7 @@ def test_every_file_that_the_page_names_is_there():
     assert links and [link for link in links if not (home() / "results" / link).exists()] == []
 
 
-@pytest.mark.parametrize("profile", ["mnist", "cnn"])
+@pytest.mark.parametrize("profile", ["mnist", "cnn", "tight"])
 def test_profiles_that_were_not_made_again_are_judged_by_todays_rules(profile):
     table, findings = REJUDGE["every"](profile)
     assert table.to_csv(index=False, lineterminator="\n") == (REFERENCE / profile / "verdicts.csv").read_text()

@@ -2,6 +2,7 @@
 
     python tools/rejudge.py mnist
     python tools/rejudge.py cnn
+    python tools/rejudge.py tight
 
 Writes results/reference/PROFILE/verdicts.csv, and of ablations `findings.csv` beside it in a folder of their name, by
 today's rules from the tables that are committed. The notebooks in the folders of figures show what they showed when
@@ -69,21 +70,28 @@ def of_capacity(folder: Path, old: pd.DataFrame, config: RunConfig) -> list[Verd
     return found
 
 
+def of_ablation(folder: Path) -> pd.DataFrame:
+    """Return the sentences of an ablation; those on the modes at their best c, if it chose them."""
+    outcomes, best = pd.read_parquet(folder / "outcomes.parquet"), []
+    if (folder / "tuning.parquet").exists() and "arm" in (tuning := pd.read_parquet(folder / "tuning.parquet")):
+        best = ablation_claims.at_best(pd.read_parquet(folder / "at_best.parquet"), ablation.best(tuning))
+    differences = ablation.differences(ablation.pairs(outcomes))
+    return ablation_claims.table(differences, ablation.summary(outcomes), best)
+
+
 def judged(folder: Path, config: RunConfig) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Return the verdicts of a figure by today's rules, and of an ablation the findings."""
     old = pd.read_parquet(folder / "verdicts.parquet")
-    if tuple(old) == Verdict._fields:  # made by today's notebook
-        return old, pd.read_parquet(folder / "findings.parquet") if (folder / "findings.parquet").exists() else None
+    notebook = next(folder.glob("*.ipynb")).name[3:-6]
+    if tuple(old) == Verdict._fields:  # of today's kind
+        return old, of_ablation(folder) if (folder / "outcomes.parquet").exists() and "ablation" in notebook else None
     assert tuple(old) == OLD, f"{folder}: of neither kind"
-    (notebook,) = folder.glob("*.ipynb")
-    match notebook.name[3:-6]:
+    match notebook:
         case "capacity_usage":
             found = of_capacity(folder, old, config)
         case "cross_ablation":
-            outcomes = pd.read_parquet(folder / "outcomes.parquet")
-            pairs = ablation.pairs(outcomes)
-            findings = ablation_claims.table(ablation.differences(pairs), ablation.summary(outcomes))
-            return ablation_claims.verdict_table(pairs), findings
+            pairs = ablation.pairs(pd.read_parquet(folder / "outcomes.parquet"))
+            return ablation_claims.verdict_table(pairs), of_ablation(folder)
         case "hyperparameters":
             ratios = pd.read_parquet(folder / "ratios.parquet").assign(learnt=np.nan, forgotten=np.nan)
             found = forgetting_claims.verdicts_for_ranges(ratios, 0.75, 400.0)

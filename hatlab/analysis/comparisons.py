@@ -21,11 +21,12 @@ from hatlab.analysis.metrics import mean_interval
 from hatlab.config import ConfigError
 
 __all__ = [
-    "ALPHA", "MIN_PAIRS", "Comparison", "differences", "holm", "numbers", "paired", "pairs_needed", "refuse_shared",
+    "ALPHA", "EQUAL", "MIN_PAIRS", "Comparison", "differences", "holm", "numbers", "paired", "pairs_needed", "refuse_shared",
     "sign_flip_p", "smallest_p", "word",
 ]  # fmt: skip
 
 ALPHA: Final = 0.05
+EQUAL: Final = "equal in every pair"
 MIN_PAIRS: Final = 5  # with fewer the test's smallest p value is 0.125
 # From 14 pairs on there are more patterns of signs than this, and the test draws so many of them.
 RESAMPLES: Final = 9999
@@ -113,7 +114,7 @@ def word(row: Any) -> str:
     if row.found == "few":
         return "too few pairs"
     if row.low == row.high == 0:
-        return "equal in every pair"
+        return EQUAL
     if row.found == "no":
         return f"no difference found, beyond {_number(max(-row.low, row.high), _digits(row))} excluded"
     if row.found == "alone":

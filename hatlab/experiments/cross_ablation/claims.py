@@ -8,7 +8,7 @@ from typing import Final
 import pandas as pd
 
 from hatlab.analysis import verdicts
-from hatlab.analysis.comparisons import ALPHA, MIN_PAIRS, numbers, pairs_needed, smallest_p, word
+from hatlab.analysis.comparisons import ALPHA, EQUAL, MIN_PAIRS, numbers, pairs_needed, smallest_p, word
 from hatlab.experiments.cross_ablation.tables import ARMS, MAIN, OUTCOMES, main_c
 
 __all__ = ["at_best", "conclusion", "findings", "reading", "room", "table", "verdict_table"]
@@ -81,6 +81,8 @@ def conclusion(differences: pd.DataFrame) -> list[str]:
     said = []
     for outcome, same in _main(differences).groupby("outcome", sort=False):
         parts = [f"c = {row.c:g}: {word(row)}" + (f" ({numbers(row)})" if row.n else "") for row in same.itertuples()]
+        if {word(row) for row in same.itertuples()} == {EQUAL}:  # true by construction where nothing is forgotten
+            parts = [f"{EQUAL}, at every c"]
         name = f"{ARMS[MAIN[0]][0]} compared with {ARMS[MAIN[1]][0]}"
         said.append(f"{OUTCOMES[str(outcome)].capitalize()}, {name} (n = {_count(same['n'])}): {'; '.join(parts)}.")
     rows = differences.query("outcome == 'capacity' and arm == 'cross' and reference == 'original' and n > 0")

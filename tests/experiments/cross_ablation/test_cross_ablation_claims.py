@@ -100,6 +100,13 @@ def test_a_sentence_names_outcome_arms_n_and_every_c():
     )
 
 
+def test_what_is_equal_at_every_c_is_said_once():
+    said = conclusion(differences(forgetting=SAME))[3]
+    assert said == "Forgetting, cross compared with original at c/2 (n = 10): equal in every pair, at every c."
+    said = conclusion(differences(forgetting=[SAME, OPEN]))[3]
+    assert "c = 0.25: equal in every pair (0.0 [0.0, 0.0]); c = 0.75: no difference found" in said
+
+
 def test_few_pairs_have_means_only():
     said = table(differences(default=FEW), means(90.0, 95.0))["text"]
     assert not any("[" in text for text in said) and "Below 5 there is no test" in said[0]
