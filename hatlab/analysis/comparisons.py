@@ -21,8 +21,8 @@ from hatlab.analysis.metrics import mean_interval
 from hatlab.config import ConfigError
 
 __all__ = [
-    "ALPHA", "EQUAL", "MIN_PAIRS", "Comparison", "differences", "holm", "numbers", "paired", "pairs_needed", "refuse_shared",
-    "sign_flip_p", "smallest_p", "word",
+    "ALPHA", "EQUAL", "MIN_PAIRS", "Comparison", "differences", "holm", "numbers", "paired", "pairs_needed",
+    "refuse_shared", "sign_flip_p", "smallest_p", "word",
 ]  # fmt: skip
 
 ALPHA: Final = 0.05
