@@ -33,7 +33,7 @@ def test_formulas_are_drawn_and_pictures_told_in_words(page: BeautifulSoup) -> N
     text = " ".join(cell.get_text() for cell in page.select(".jp-MarkdownCell"))
     assert "$" not in text
     pictures = page.select("img")
-    assert len(pictures) == 11
+    assert len(pictures) == 12
     assert all(len(str(picture["alt"])) > 20 for picture in pictures)
 
 
@@ -46,7 +46,7 @@ def test_what_is_for_the_notebook_alone_is_left_out(page: BeautifulSoup) -> None
 
 def test_a_solution_comes_with_the_next_key(page: BeautifulSoup) -> None:
     fragments = page.select(".fragment")
-    assert len(fragments) == 5
+    assert len(fragments) == 8
     assert all("Right: " in fragment.get_text() for fragment in fragments)
 
 

@@ -4,7 +4,7 @@
 
 Every notebook in notebooks/ that has exercises is written to FOLDER, by default results/classroom/. One source has it
 all. A cell's tag says what it is: `exercise` is where the answer goes, `solution` an answer, `check` looks at it,
-`teacher` is for neither version.
+`needs-answers` computes with it, `teacher` is for neither version.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if find_spec("hatlab") is None:
 def version_of(notebook: NotebookNode, version: str) -> NotebookNode:
     """Return a copy of `notebook` as the `version` has it.
 
-    In the students' version a check that fails does not stop "Run All": what follows does not need the answer.
+    In the students' version a check that fails, or what needs an answer, does not stop "Run All".
     """
     kept, _ = TagRemovePreprocessor(remove_cell_tags=VERSIONS[version]).preprocess(nbformat.from_dict(notebook), {})
     for cell in kept.cells:
         tags = cell.metadata.get("tags", [])
-        if version == "student" and "check" in tags:
+        if version == "student" and {"check", "needs-answers"} & set(tags):
             cell.metadata["tags"] = [*tags, "raises-exception"]
     return kept
 

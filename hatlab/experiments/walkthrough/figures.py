@@ -257,8 +257,8 @@ def gradient_factors(a: Sequence[float], b: Sequence[float]) -> Figure:
     """Draw what the gradient of every weight between two layers is multiplied by: 1 - min(b_i, a_j) (eq. 2).
 
     Args:
-        a: cumulative mask of the layer in front, (columns,).
-        b: the same of the layer behind, (rows,).
+        a: cumulative mask of the layer that is read, (columns,).
+        b: the same of the layer that reads it, (rows,).
     """
     columns, rows = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     factors = 1 - np.minimum.outer(rows, columns)
@@ -268,8 +268,8 @@ def gradient_factors(a: Sequence[float], b: Sequence[float]) -> Figure:
         _grid(axes, factors.round(2))
         axes.set_xticklabels([f"{value:g}" for value in columns])
         axes.set_yticklabels([f"{value:g}" for value in rows], rotation=0)
-        axes.set_xlabel("Cumulative mask of the unit j in front")
-        axes.set_ylabel("Cumulative mask of the unit i behind")
+        axes.set_xlabel("Cumulative mask of the unit j that is read")
+        axes.set_ylabel("Cumulative mask of the unit i that reads")
         axes.set_title("The weight's gradient is multiplied by", loc="left")
     return figure
 

@@ -37,7 +37,9 @@ def printed(notebook):
 def test_it_shows_what_its_text_says(executed):
     notebook, folder = executed
     text = printed(notebook)
-    assert "0 and 1: 100% right after they were learnt, 0% after 2 and 3 were learnt" in text
+    first, second = "0 and 1: 100% right after they were learnt", "0 and 1: 0% after 2 and 3 were learnt"
+    assert text.index(first) < text.index(second)  # in two cells, so that one can be asked for the second
+    assert "most that was lost on a task after it was learnt: 0.0 points" in text
     accuracy = pd.read_parquet(folder / "interactive" / "walkthrough" / "accuracy.parquet")
     last = accuracy[accuracy["after_task"] == 4].groupby("method")["accuracy"].mean()
     assert last.filter(like="HAT").item() > last.filter(like="SGD").item()  # lines bend down, or are level
@@ -49,8 +51,8 @@ def test_it_shows_what_its_text_says(executed):
 
 def test_its_solutions_are_right_and_its_pictures_are_there(executed):
     notebook, folder = executed
-    assert printed(notebook).count("Right: ") == 6
-    assert n_images(notebook) == 11
+    assert printed(notebook).count("Right: ") == 9
+    assert n_images(notebook) == 12
     names = {path.stem for path in (folder / "interactive" / "walkthrough").glob("*.png")}
     assert len(names) == 8 and {path.suffix for path in (folder / "interactive" / "walkthrough").iterdir()} >= {".pdf"}
 
@@ -97,9 +99,10 @@ def tags(path):
 def test_each_version_has_what_it_should(versions):
     source = tags(home() / "notebooks" / "01_walkthrough.ipynb")
     n = source.count("exercise")
-    assert n == source.count("solution") == source.count("check") == 5
+    assert n == source.count("solution") == source.count("check") == 8
     student, solutions = tags(versions["student"]), tags(versions["solutions"])
-    assert student.count("exercise") == student.count("raises-exception") == n and "solution" not in student
+    assert student.count("exercise") + 1 == student.count("raises-exception") == n + 1  # what needs the answers, too
+    assert "solution" not in student
     assert solutions.count("solution") == n and "exercise" not in solutions and "raises-exception" not in solutions
     assert "teacher" not in student + solutions and student.count("parameters") == solutions.count("parameters") == 1
 
@@ -156,11 +159,13 @@ def run(path, folder):
 
 def test_solutions_pass_and_the_student_version_fails_only_at_the_exercises(versions, executed):
     solved = run(versions["solutions"], executed[1])
-    assert printed(solved).count("Right: ") == 6
+    assert printed(solved).count("Right: ") == 9
     open_ = run(versions["student"], executed[1])
     failed = [cell for cell in open_.cells if any(output.output_type == "error" for output in cell.get("outputs", []))]
-    assert len(failed) == 5 and all("check" in cell.metadata.tags for cell in failed)
-    errors = [output for cell in failed for output in cell.outputs if output.output_type == "error"]
+    *checks, loop = failed
+    assert len(checks) == 8 and all("check" in cell.metadata.tags for cell in checks)
+    assert "needs-answers" in loop.metadata.tags
+    errors = [output for cell in checks for output in cell.outputs if output.output_type == "error"]
     assert {error.ename for error in errors} == {"NotYet"}
     assert all("\n".join(error.traceback).startswith("Not yet. ") for error in errors)
     assert "Right: " not in printed(open_)
