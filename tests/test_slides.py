@@ -29,7 +29,7 @@ def test_all_it_loads_lies_beside_it(slides: Path, page: BeautifulSoup) -> None:
 
 
 def test_formulas_are_drawn_and_pictures_told_in_words(page: BeautifulSoup) -> None:
-    assert len(page.select("math[display=block]")) == 6
+    assert len(page.select("math[display=block]")) == 5
     text = " ".join(cell.get_text() for cell in page.select(".jp-MarkdownCell"))
     assert "$" not in text
     pictures = page.select("img")
