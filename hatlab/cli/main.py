@@ -217,6 +217,34 @@ def reproduce(
     execute(profile, only, given, results, workers, source=source)
 
 
+@cli.command("class-report")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds for the answers of one notebook.")
+@click.option("--memory", default=4.0, show_default=True, help="Gigabytes for the answers of one notebook.")
+def class_report(folder: Path, timeout: float, memory: float) -> None:
+    """Grade the walkthroughs that students returned in FOLDER: points, and which mistake how many made.
+
+    Students' code is run, each notebook's in a process of its own. The tables are also written to FOLDER/class-report/.
+    """
+    from hatlab.batches.view import console
+    from hatlab.experiments.walkthrough import grading
+    from hatlab.support.files import write_table
+
+    paths = sorted(folder.glob("*.ipynb"))
+    if not paths:
+        raise click.ClickException(f"{folder} has no file that ends in .ipynb: returned notebooks are wanted there")
+    table = grading.grade(paths, timeout, memory)
+    points, mistakes = grading.points(table), grading.misconceptions(table)
+    out = console(prose=True)
+    out.print(points.to_string(), markup=False)
+    for row in mistakes.itertuples():
+        out.print(f"{row.students} of {len(paths)}, {row.exercise}: {row.said}", markup=False)
+    (folder / "class-report").mkdir(exist_ok=True)
+    for name, content in (("points", points), ("mistakes", mistakes), ("answers", table)):
+        write_table(folder / "class-report", name, content)
+    out.print(f"tables in {folder / 'class-report'}", markup=False)
+
+
 @cli.command("verify")
 @click.argument("claim", required=False)
 @click.option("--run", is_flag=True, help="Rerun also what takes more than ten minutes of training.")
