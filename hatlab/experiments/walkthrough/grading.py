@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ __all__ = ["EXERCISES", "Answers", "answers", "grade", "misconceptions", "points
 
 # the second tag of an exercise's cell, in the order of the walkthrough
 EXERCISES: Final = ("gate", "slope", "compensation", "factor", "regularizer", "costs", "weights", "training")
+STARTING: Final = 300.0  # seconds in which PyTorch has to be imported
 RIGHT, MISSING, UNSOLVED, ENDLESS, LATER = "right", "no cell for it", "not answered", "did not end", "not reached"
 Answers = dict[str, str]
 
@@ -58,7 +60,7 @@ def grade(paths: Sequence[Path], timeout: float = 60.0, gigabytes: float = 4.0) 
 
     Args:
         paths: returned notebooks.
-        timeout: seconds for all exercises of a notebook.
+        timeout: seconds for all exercises of a notebook, once PyTorch is imported.
         gigabytes: of memory; on Windows there is no bound.
     """
     rows = []
@@ -105,6 +107,9 @@ def _graded(found: Answers, timeout: float, gigabytes: float) -> dict[str, str]:
             start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         try:
+            begun = time.monotonic()
+            while process.poll() is None and not told.exists() and time.monotonic() < begun + STARTING:
+                time.sleep(0.05)
             process.wait(timeout)
             ended = "ended the process"
         except subprocess.TimeoutExpired:
@@ -164,6 +169,8 @@ def _run(given: Path, told: Path, gigabytes: float) -> None:
 
     checks, dumps, replace = _checks(), json.dumps, os.replace  # before any code of a student's
     partial = told.with_suffix(".part")
+    partial.write_text("{}", encoding="utf-8")
+    replace(partial, told)  # the time is counted from here on
     found = json.loads(given.read_text(encoding="utf-8"))
     with contextlib.suppress(ImportError):
         import resource

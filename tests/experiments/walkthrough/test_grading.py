@@ -58,7 +58,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def graded(folder):
-    return grading.grade(sorted(folder.glob("*.ipynb")), timeout=25, gigabytes=2)
+    return grading.grade(sorted(folder.glob("*.ipynb")), timeout=15, gigabytes=2)
 
 
 def said(graded, student):
