@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -62,8 +63,13 @@ BESIDE: Final[dict[str, Any]] = {"loc": "upper left", "bbox_to_anchor": (1, 1)} 
 def styled() -> Iterator[None]:
     """The style of all figures, for as long as they are drawn.
 
-    The first figure of a notebook switches on that figures are shown below their cells; that stays.
+    The first figure of a notebook switches on that figures are shown below their cells, at twice the resolution; that
+    stays.
     """
+    if "inline" in mpl.get_backend() and "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("retina")  # type: ignore[no-untyped-call]
     with plt.rc_context(STYLE):
         yield
         shown = plt.isinteractive()

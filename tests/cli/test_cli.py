@@ -106,7 +106,7 @@ def test_a_config_file_that_cannot_be_used_is_named(tmp_path, text, message):
     ],
 )
 def test_failures_are_one_message(monkeypatch, error, code, message):
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
     monkeypatch.setattr(reproduce_module, "reproduce", fail)
@@ -241,13 +241,13 @@ def test_a_sweep_that_cannot_be_run_is_refused_before_it_starts(tmp_path, argume
 
 def test_reproduce_hands_its_options_on(monkeypatch, tmp_path):
     given = []
-    monkeypatch.setattr(reproduce_module, "reproduce", lambda *arguments: given.append(arguments))
+    monkeypatch.setattr(reproduce_module, "reproduce", lambda *arguments, **named: given.append((*arguments, named)))
     options = ["--only", "a", "--only", "b", "-p", "cs=[0, 1e-1]", "--device", "cpu", "--results", tmp_path]
     assert invoke("reproduce", "--profile", "mnist", *options, "--workers", "3").exit_code == 0
-    assert invoke("reproduce").exit_code == 0
+    assert invoke("reproduce", "--from", "reference").exit_code == 0
     assert given == [
-        ("mnist", ("a", "b"), {"cs": [0, 0.1], "device": "cpu"}, tmp_path, 3),
-        ("quick", (), {}, None, None),
+        ("mnist", ("a", "b"), {"cs": [0, 0.1], "device": "cpu"}, tmp_path, 3, {"source": None}),
+        ("quick", (), {}, None, None, {"source": "reference"}),
     ]
 
 

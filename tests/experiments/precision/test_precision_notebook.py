@@ -56,6 +56,6 @@ def test_there_is_nothing_in_the_paper_beside_it(executed):
     notebook, folder = executed
     verdicts = pd.read_csv(folder / "verdicts.csv")
     assert set(verdicts["verdict"]) == {"estimated"} and verdicts["paper"].isna().all() and len(verdicts) == 5
-    assert n_images(notebook) == 2
+    assert n_images(notebook) == 3
     figures = {f"{name}.{ending}" for name in ("active_units", "precision_usage") for ending in ("png", "pdf")}
     assert figures <= {path.name for path in folder.iterdir()}
