@@ -33,6 +33,7 @@ MODULES = {
         "analysis.comparisons",
         "analysis.verdicts",
         "analysis.masks",
+        "analysis.store",
         "analysis.summary",
     ),
     "Experiments": (
@@ -43,6 +44,7 @@ MODULES = {
         "experiments.cross_ablation.claims",
         "experiments.cross_ablation.figures",
         "experiments.forgetting.tables",
+        "experiments.forgetting.transfer",
         "experiments.forgetting.claims",
         "experiments.forgetting.figures",
         "experiments.weight_reuse.tables",
@@ -53,14 +55,17 @@ MODULES = {
         "experiments.compression.figures",
         "experiments.compression.pruning",
         "experiments.precision.tables",
+        "experiments.precision.trajectories",
         "experiments.precision.claims",
         "experiments.precision.figures",
         "experiments.walkthrough.figures",
+        "experiments.walkthrough.grading",
     ),
     "Many notebooks": (
         "batches.grids",
         "batches.batches",
         "batches.reproduce",
+        "batches.verify",
     ),
     "Support": ("support.artifacts",),
 }
