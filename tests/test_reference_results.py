@@ -14,7 +14,10 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+import hatlab
+from hatlab.analysis import store
 from hatlab.analysis.metrics import mean_interval
+from hatlab.config import RunConfig
 from hatlab.support.paths import home
 from hatlab.support.provenance import checksum
 
@@ -229,3 +232,19 @@ def test_what_the_page_says_of_the_gpus_runs_is_what_they_came_to():
     counts = {4: "four", len(runs) - 4: f"{len(runs) - 4} of the {len(runs)}"}
     said = f"was 0 in {counts[len(runs) - len(moved)]} runs, and from {moved.min():.3f} to {moved.max():+.3f} points"
     assert said in " ".join(page.split())
+
+
+def test_a_profiles_runs_are_packed_as_far_as_they_are_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HATLAB_RESULTS", str(tmp_path / "results"))
+    config = RunConfig(widths=(12,), max_epochs=1, n_tasks=1, batch_size=256, min_units=0)
+    one, two = hatlab.sweep(config.grid(seed=[0, 1]))
+    figure = tmp_path / "toy" / "figure"
+    figure.mkdir(parents=True)
+    (figure / "manifest.json").write_text(json.dumps({"runs": [{"run_id": one.run_id}, {"run_id": "gone"}]}))
+    path = tmp_path / "toy" / "runs.zip"
+    assert TOOL["_store"]("toy", set(), path) == 1 and set(store.verify(path)) == {one.run_id}
+    assert "1 runs of committed figures are not in" in capsys.readouterr().out
+    assert TOOL["_store"]("toy", {one.run_id, two.run_id}, path) == 2
+    assert set(store.verify(path)) == {one.run_id, two.run_id}
+    with pytest.raises(SystemExit, match="a run that is named has to be finished"):
+        TOOL["_store"]("toy", {"other"}, path)

@@ -164,18 +164,26 @@ def _size(path: Path) -> int:
 
 
 def _store(profile: str, names: set[str], path: Path) -> int:
-    """Pack the runs of a profile's committed figures, and those named, into its store; return how many there are."""
+    """Pack the runs of a profile's committed figures, and those named, into its store; return how many there are.
+
+    Runs of figures that are not in the results folder any more are left out, and their number is told.
+    """
     results = results_root()
     if path.exists():
         unpack(path, results)
+    wanted = set(names)
     for manifest in path.parent.glob("*/manifest.json"):
-        names |= {run["run_id"] for run in json.loads(manifest.read_text(encoding="utf-8"))["runs"]}
+        wanted |= {run["run_id"] for run in json.loads(manifest.read_text(encoding="utf-8"))["runs"]}
+    files = {name: results / "runs" / name / "manifest.json" for name in sorted(wanted)}
+    if gone := [name for name, file in files.items() if not file.exists()]:
+        if named := sorted(names & set(gone)):
+            raise SystemExit(f"{files[named[0]].parent} is not there: a run that is named has to be finished")
+        print(f"{len(gone)} runs of committed figures are not in {results / 'runs'}, and are left out")
     configs = []
-    for name in sorted(names):
-        file = results / "runs" / name / "manifest.json"
-        if not file.exists():
-            raise SystemExit(f"{file.parent} is not there: run the profile, or take its figures, first")
-        configs.append(RunConfig.parse(json.loads(file.read_text(encoding="utf-8"))["config"], str(file)))
+    for name, file in files.items():
+        if name not in gone:
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+            configs += [RunConfig.parse(manifest["config"], str(file))] if manifest["state"] == "finished" else []
     pack(sweep(configs, results=results), path, f"runs of the profile {profile}")
     return len(configs)
 
