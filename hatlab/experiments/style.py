@@ -66,10 +66,9 @@ def styled() -> Iterator[None]:
     The first figure of a notebook switches on that figures are shown below their cells, at twice the resolution; that
     stays.
     """
-    if "inline" in mpl.get_backend() and "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
-        from matplotlib_inline.backend_inline import set_matplotlib_formats
-
-        set_matplotlib_formats("retina")  # type: ignore[no-untyped-call]
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None and "inline" in mpl.get_backend():
+        shell.run_line_magic("config", "InlineBackend.figure_format = 'retina'")
     with plt.rc_context(STYLE):
         yield
         shown = plt.isinteractive()
