@@ -56,7 +56,7 @@ def test_what_a_gpu_sent_back_is_whole(folder):
 
 def test_all_of_it_is_small():
     """A clone is to stay light; 23 runs at the paper's size from a GPU are 1.9 MB of tables."""
-    assert sum(path.stat().st_size for path in REFERENCE.rglob("*") if path.is_file()) < 22_000_000
+    assert sum(path.stat().st_size for path in REFERENCE.rglob("*") if path.is_file()) < 25_000_000
 
 
 def test_no_file_names_a_folder_of_the_machine_that_made_it():
