@@ -81,24 +81,36 @@ def _nodes(source: str) -> Iterator[ast.AST]:
 
 
 def _saved(figure: CommittedFigure) -> dict[str, str]:
-    """Return variable -> file name without ending, from `figures={"file": variable}`."""
+    """Return variable -> file name without ending, from `figures={"file": variable}`, `drawn = {"file": variable}`, and
+    `drawn["file"] = figures.function(...)`, where the file's name stands for the variable.
+    """
     found: dict[str, str] = {}
     for node in (node for source in _code(figure) for node in _nodes(source)):
-        if isinstance(node, ast.keyword) and node.arg == "figures" and isinstance(node.value, ast.Dict):
-            pairs = zip(node.value.keys, node.value.values, strict=True)
-            found |= {v.id: k.value for k, v in pairs if isinstance(k, ast.Constant) and isinstance(v, ast.Name)}
+        if (isinstance(node, ast.keyword) and node.arg == "figures") or isinstance(node, ast.Assign):
+            if isinstance(node.value, ast.Dict):
+                pairs = zip(node.value.keys, node.value.values, strict=True)
+                found |= {v.id: k.value for k, v in pairs if isinstance(k, ast.Constant) and isinstance(v, ast.Name)}
+            elif isinstance(node, ast.Assign) and (name := _name_of(node.targets[0])):
+                found |= {name: name} if isinstance(node.targets[0], ast.Subscript) else {}
     return found
+
+
+def _name_of(target: ast.expr) -> str:
+    """Return the name in `name = ...` and in `drawn["name"] = ...`, or ""."""
+    if isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Constant):
+        return str(target.slice.value)
+    return target.id if isinstance(target, ast.Name) else ""
 
 
 def _drawn_in(source: str) -> dict[str, str]:
     """Return variable -> function, from `variable = figures.function(...)` or `variable = function(...)`."""
     found: dict[str, str] = {}
     for node in _nodes(source):
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.Call):
+        if isinstance(node, ast.Assign) and _name_of(node.targets[0]) and isinstance(node.value, ast.Call):
             called = node.value.func
             name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
             if name in _drawing_functions():
-                found[node.targets[0].id] = name
+                found[_name_of(node.targets[0])] = name
     return found
 
 
