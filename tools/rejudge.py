@@ -73,8 +73,9 @@ def of_capacity(folder: Path, old: pd.DataFrame, config: RunConfig) -> list[Verd
 def of_ablation(folder: Path) -> pd.DataFrame:
     """Return the sentences of an ablation; those on the modes at their best c, if it chose them."""
     outcomes, best = pd.read_parquet(folder / "outcomes.parquet"), []
-    if (folder / "tuning.parquet").exists() and "arm" in (tuning := pd.read_parquet(folder / "tuning.parquet")):
-        best = ablation_claims.at_best(pd.read_parquet(folder / "at_best.parquet"), ablation.best(tuning))
+    if (folder / "tuning.parquet").exists():
+        chosen = ablation.best(pd.read_parquet(folder / "tuning.parquet"))
+        best = ablation_claims.at_best(pd.read_parquet(folder / "at_best.parquet"), chosen)
     differences = ablation.differences(ablation.pairs(outcomes))
     return ablation_claims.table(differences, ablation.summary(outcomes), best)
 
@@ -84,7 +85,7 @@ def judged(folder: Path, config: RunConfig) -> tuple[pd.DataFrame, pd.DataFrame 
     old = pd.read_parquet(folder / "verdicts.parquet")
     notebook = next(folder.glob("*.ipynb")).name[3:-6]
     if tuple(old) == Verdict._fields:  # of today's kind
-        return old, of_ablation(folder) if (folder / "outcomes.parquet").exists() and "ablation" in notebook else None
+        return old, of_ablation(folder) if notebook == "cross_ablation" else None
     assert tuple(old) == OLD, f"{folder}: of neither kind"
     match notebook:
         case "capacity_usage":

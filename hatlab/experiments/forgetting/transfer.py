@@ -5,10 +5,10 @@ docs/metrics.md has the formulas. Forgetting is what is lost of what was learnt;
 
 from __future__ import annotations
 
-import functools
 import itertools
+import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
@@ -67,12 +67,12 @@ def transfer(runs: Sequence[Run], of_tasks: dict[int, list[RunConfig]], single: 
     rows = []
     for run in runs:
         reference = pd.Series([reached[config] for config in of_tasks.get(run.config.seed, ())], dtype=float).to_numpy()
-        row = {"run": run.run_id, "method": run.config.method, "seed": run.config.seed}
+        row: dict[str, Any] = {"run": run.run_id, "method": run.config.method, "seed": run.config.seed}
         for name in METRICS:
-            function = getattr(metrics, name)
-            if name in ("intransigence", "forward_transfer"):
-                function = functools.partial(function, alone=reference) if len(reference) else lambda _: float("nan")
-            row[name] = 100 * function(run.accuracy)
+            if name not in ("intransigence", "forward_transfer"):
+                row[name] = 100 * getattr(metrics, name)(run.accuracy)
+            else:
+                row[name] = 100 * getattr(metrics, name)(run.accuracy, reference) if len(reference) else math.nan
         rows.append(row)
     return pd.DataFrame(rows)
 
