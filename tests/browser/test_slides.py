@@ -28,4 +28,4 @@ def test_every_slide_fits_and_is_reached(page: Page, slides: Path) -> None:
             faults.append(f"does not fit: {too_large}")
         assert seen < 200
     assert not faults
-    assert seen == page.evaluate("Reveal.getTotalSlides()") + 5  # five slides with an exercise and its solution
+    assert seen == page.evaluate("Reveal.getTotalSlides()") + 8  # eight slides with an exercise and its solution
