@@ -20,7 +20,7 @@ endif
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
   $$python tools/setup_venv.py --check >/dev/null 2>&1 && echo $$python && exit; done; echo python3)
 
-.PHONY: help reproduce test test-lowest test-matrix bench gpu lint types lab classroom slides site article lock clean
+.PHONY: help reproduce test test-lowest test-matrix bench gpu lint types lab classroom slides playground site article lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -34,6 +34,7 @@ help:
 	@echo "make lab         open JupyterLab on notebooks/"
 	@echo "make classroom   write the students' and the solved walkthrough into results/classroom/ (ARGS='--colab URL')"
 	@echo "make slides      write the walkthrough as slides for a projector into results/slides/"
+	@echo "make playground  write one page to try HAT in, results/playground/playground.html, which opens by double click"
 	@echo "make site        build the web site from what is committed into results/site/"
 	@echo "make article     write the reproduction report results/article/article.pdf from what is committed"
 	@echo "make lock        write requirements.lock (ARGS='--upgrade-package torch==2.15.0' to move a pin)"
@@ -84,6 +85,9 @@ classroom: $(VENV)/.installed
 
 slides: $(VENV)/.installed
 	@$(BIN)/python -m docs.slides $(ARGS)
+
+playground: $(VENV)/.installed
+	@$(BIN)/python -m docs.playground $(ARGS)
 
 site: $(VENV)/.installed
 	@$(BIN)/python -m docs $(ARGS)

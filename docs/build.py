@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sphinx.cmd.build import build_main
 
-from docs import landing, notebooks, reference
+from docs import landing, notebooks, playground, reference
 from docs.committed import ROOT, committed_figures
 from docs.links import PAGES, Links
 
@@ -34,6 +34,7 @@ def build(out: Path) -> int:
         options = ["--quiet", "--fail-on-warning", "--keep-going", "--doctree-dir", f"{folder}/doctrees"]
         status = build_main(["--builder", "html", "--conf-dir", str(ROOT / "docs"), *options, str(sources), str(out)])
     (out / ".buildinfo").unlink(missing_ok=True)
+    playground.write(out / "playground")
     return int(status)
 
 
@@ -61,6 +62,7 @@ def lay_out(sources: Path) -> None:
     write(f"{PARTS}/verdicts.md", landing.verdict_tables(figures))
     write(f"{PARTS}/contents.md", landing.contents(figures))
     write(f"{PARTS}/walkthrough.md", landing.walkthrough(figures))
+    write(f"{PARTS}/playground.md", playground.as_markdown())
     write(f"{PARTS}/modules.md", reference.contents())
     for modules in reference.MODULES.values():
         for module in modules:

@@ -18,6 +18,7 @@ CHECKED = (
     "api/hatlab.method.networks.html",
     "guide.html",
     "own_networks.html",
+    "playground/playground.html#c=2.5&task=3",
 )
 
 
