@@ -62,7 +62,8 @@ def unpack_store(file: Path, results: Path | None) -> None:
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds for the answers of one notebook.")
 @click.option("--memory", default=4.0, show_default=True, help="Gigabytes for the answers of one notebook.")
-def class_report(folder: Path, timeout: float, memory: float) -> None:
+@click.option("--seed", type=int, help="The seed of `make classroom`, where each student has numbers of their own.")
+def class_report(folder: Path, timeout: float, memory: float, seed: int | None) -> None:
     """Grade the walkthroughs that students returned in FOLDER: points, and which mistake how many made.
 
     Students' code is run, each notebook's in a process of its own. The tables are also written to FOLDER/class-report/.
@@ -74,7 +75,10 @@ def class_report(folder: Path, timeout: float, memory: float) -> None:
     paths = sorted(folder.glob("*.ipynb"))
     if not paths:
         raise click.ClickException(f"{folder} has no file that ends in .ipynb: returned notebooks are wanted there")
-    table = grading.grade(paths, timeout, memory)
+    try:
+        table = grading.grade(paths, timeout, memory, seed)
+    except ValueError as error:
+        raise click.ClickException(f"{error}: --seed") from None
     points, mistakes = grading.points(table), grading.misconceptions(table)
     out = console(prose=True)
     out.print(points.to_string(), markup=False)

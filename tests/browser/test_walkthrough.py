@@ -90,14 +90,22 @@ def cell_with(page: Page, code: str) -> Locator:
     return page.locator(".jp-CodeCell").filter(has=page.locator(".jp-InputArea-editor", has_text=code))
 
 
-def answer(page: Page, code: str) -> None:
-    """Put `code` into the cell of the first exercise, run it and the cell that checks it."""
-    cell = cell_with(page, "def my_gate(e, s)")
+def answer(page: Page, code: str, exercise: str = "def my_gate(e, s)") -> None:
+    """Put `code` into the cell of an exercise, by default the first, run it and the cell that checks it."""
+    cell = cell_with(page, exercise)
     cell.locator(".cm-content").click()
     page.keyboard.press("ControlOrMeta+a")
     page.keyboard.insert_text(code)
     for _ in range(2):  # it goes to the next cell, too
         page.keyboard.press("Shift+Enter")
+
+
+def solutions() -> list[tuple[str, str]]:
+    """A line of each exercise's cell that no other cell has, and the answer to it."""
+    cells = nbformat.read(home() / "notebooks" / "01_walkthrough.ipynb", as_version=4).cells
+    kind = {tag: [c.source for c in cells if tag in c.metadata.get("tags", [])] for tag in ("exercise", "solution")}
+    starts = (next(line for line in stub.splitlines() if "..." in line or "def " in line) for stub in kind["exercise"])
+    return list(zip(starts, kind["solution"], strict=True))
 
 
 def test_run_all_finishes_and_a_slider_changes_the_figure(page: Page, lab: str) -> None:
@@ -114,7 +122,13 @@ def test_run_all_finishes_and_a_slider_changes_the_figure(page: Page, lab: str) 
         expect(picture).not_to_have_attribute("src", str(before))
 
 
-def test_a_check_reacts_to_a_wrong_and_to_a_right_answer(page: Page, lab: str) -> None:
+def test_graders_run_all_finishes(page: Page, lab: str) -> None:
+    run_all(page, lab.format(name="01_walkthrough_grader.ipynb"))
+    expect(page.locator(ERRORS)).to_have_count(0)
+    expect(page.locator(".jp-RenderedMarkdown", has_text="For graders: exercise 8")).to_have_count(1)
+
+
+def test_checks_react_to_a_wrong_gate_and_loop_and_then_to_right_ones(page: Page, lab: str) -> None:
     run_all(page, lab.format(name="01_walkthrough_student.ipynb"))
     check = cell_with(page, "exercises.check_gate(my_gate)")
     expect(check).to_contain_text("Not yet.")
@@ -124,3 +138,11 @@ def test_a_check_reacts_to_a_wrong_and_to_a_right_answer(page: Page, lab: str) -
     answer(page, "def my_gate(e, s): return torch.sigmoid(s * e)")
     expect(check).to_contain_text("Right: ")
     expect(check).not_to_contain_text("Not yet.")
+    _, *functions, (start, loop) = solutions()
+    for stub, code in functions:
+        answer(page, code, stub)
+    check = cell_with(page, "exercises.check_training(learn)")
+    answer(page, "\n".join(line for line in loop.splitlines() if ".grad *= my_factor" not in line), start)
+    expect(check).to_contain_text("Not yet. After two tasks the weights of the trunk")
+    answer(page, loop, "def learn(network")
+    expect(check).to_contain_text("Right: after two tasks every number is that of hatlab.method.loop")

@@ -18,11 +18,13 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
-__all__ = ["EXERCISES", "Answers", "answers", "grade", "misconceptions", "points"]
+from hatlab.experiments.walkthrough import cases
+
+__all__ = ["EXERCISES", "Answers", "Returned", "grade", "misconceptions", "points", "read"]
 
 # the second tag of an exercise's cell, in the order of the walkthrough
 EXERCISES: Final = ("gate", "slope", "compensation", "factor", "regularizer", "costs", "weights", "training")
@@ -31,16 +33,30 @@ RIGHT, MISSING, UNSOLVED, ENDLESS, LATER = "right", "no cell for it", "not answe
 Answers = dict[str, str]
 
 
-def answers(path: Path) -> tuple[Answers, list[str]]:
-    """Return exercise -> source of its cell, and the exercises whose check says "Right" in the notebook's outputs.
+class Returned(NamedTuple):
+    """What is taken from a returned notebook.
+
+    Attributes:
+        answers: exercise -> source of its cell.
+        claimed: the exercises whose check says "Right" in the notebook's outputs.
+        student: whose numbers the exercises ask about; "" for those of everybody.
+    """
+
+    answers: Answers
+    claimed: list[str]
+    student: str
+
+
+def read(path: Path) -> Returned:
+    """Read a returned notebook.
 
     Raises:
         ValueError: the file is no notebook.
     """
     try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        notebook = json.loads(path.read_text(encoding="utf-8"))
         found, claimed, last = {}, [], ""
-        for cell in cells:
+        for cell in notebook["cells"]:
             tags = cell.get("metadata", {}).get("tags", [])
             names = [name for name in EXERCISES if f"exercise-{name}" in tags]
             if names and "exercise" in tags:
@@ -49,12 +65,15 @@ def answers(path: Path) -> tuple[Answers, list[str]]:
             elif "check" in tags and last:
                 said = "".join("".join(output.get("text", "")) for output in cell.get("outputs", []))
                 claimed += [last] if "Right: " in said else []
+        student = str(notebook.get("metadata", {}).get("hatlab", {}).get("student", ""))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path.name} is no notebook: {type(error).__name__}: {error}") from None
-    return found, claimed
+    return Returned(found, claimed, student)
 
 
-def grade(paths: Sequence[Path], timeout: float = 60.0, gigabytes: float = 4.0) -> pd.DataFrame:
+def grade(
+    paths: Sequence[Path], timeout: float = 60.0, gigabytes: float = 4.0, seed: int | None = None
+) -> pd.DataFrame:
     """Return one row per notebook and exercise: `student` (the file's name), `exercise`, `points` (1 or 0), `said`
     ("right", the hint, or why there is none) and `remark` (about the notebook).
 
@@ -62,22 +81,43 @@ def grade(paths: Sequence[Path], timeout: float = 60.0, gigabytes: float = 4.0) 
         paths: returned notebooks.
         timeout: seconds for all exercises of a notebook, once PyTorch is imported.
         gigabytes: of memory; on Windows there is no bound.
+        seed: the one with which each student's own numbers were drawn; None if all have the same.
+
+    Raises:
+        ValueError: before any answer is run: a notebook has a student's own numbers, and there is no seed.
     """
+    returned, faults = dict[Path, Returned](), dict[Path, str]()
+    for path in paths:
+        try:
+            returned[path] = read(path)
+        except ValueError as error:
+            faults[path] = str(error)
+    owners = {path: it.student for path, it in returned.items() if it.student}
+    if seed is None and owners:
+        path, student = next(iter(owners.items()))
+        raise ValueError(
+            f"{path.name} asks about numbers drawn for {student!r}: the seed they were drawn with is needed"
+        )
     rows = []
     for path in paths:
-        said = dict.fromkeys(EXERCISES, MISSING)
-        remark, claimed = "", list[str]()
-        try:
-            found, claimed = answers(path)
+        said, remarks = dict.fromkeys(EXERCISES, MISSING), []
+        if path in faults:
+            remarks.append(faults[path])
+        else:
+            found, claimed, student = returned[path]
             if not found:
-                remark = "has no exercise of this version of the walkthrough"
+                remarks.append("has no exercise of this version of the walkthrough")
             elif len(found) < len(EXERCISES):
-                remark = f"lacks {', '.join(name for name in EXERCISES if name not in found)}: of another version?"
-            said |= _graded(found, timeout, gigabytes)
-        except ValueError as error:
-            remark = str(error)
-        if forged := [name for name in claimed if said[name] != RIGHT]:
-            remark = f"{remark}; says Right at {', '.join(forged)}, and it is not: forged?".removeprefix("; ")
+                remarks.append(f"lacks {', '.join(n for n in EXERCISES if n not in found)}: of another version?")
+            if seed is not None and not student:
+                remarks.append("has no student's name: graded with everybody's numbers")
+            if twins := [other.name for other, name in owners.items() if name == student and other != path]:
+                remarks.append(f"has the numbers of {student}, as has {', '.join(twins)}: copied?")
+            numbers = cases.COMMON if seed is None or not student else cases.numbers_for(student, seed)
+            said |= _graded(found, numbers, timeout, gigabytes)
+            if forged := [name for name in claimed if said[name] != RIGHT]:
+                remarks.append(f"says Right at {', '.join(forged)}, and it is not: forged?")
+        remark = "; ".join(remarks)
         rows += [(path.stem, name, int(said[name] == RIGHT), said[name], remark) for name in EXERCISES]
     return pd.DataFrame(rows, columns=["student", "exercise", "points", "said", "remark"])
 
@@ -96,11 +136,11 @@ def misconceptions(table: pd.DataFrame) -> pd.DataFrame:
     return counts.assign(order=order).sort_values(["order", "students"], ascending=[True, False]).drop(columns="order")
 
 
-def _graded(found: Answers, timeout: float, gigabytes: float) -> dict[str, str]:
+def _graded(found: Answers, numbers: cases.Numbers, timeout: float, gigabytes: float) -> dict[str, str]:
     """Run the answers in a process of their own, and return what is said of each."""
     with tempfile.TemporaryDirectory() as folder:
         given, told = Path(folder, "answers.json"), Path(folder, "told.json")
-        given.write_text(json.dumps(found), encoding="utf-8")
+        given.write_text(json.dumps({"answers": found, "numbers": numbers}), encoding="utf-8")
         command = [sys.executable, "-m", __name__, str(given), str(told), str(gigabytes)]
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -130,20 +170,20 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _checks() -> dict[str, Callable[[Mapping[str, Any]], None]]:
+def _checks(numbers: cases.Numbers) -> dict[str, Callable[[Mapping[str, Any]], None]]:
     import torch
 
     from hatlab.experiments.walkthrough import exercises
 
-    p, m = torch.tensor([1.0, 1, 1, 0, 0, 0, 0]), torch.tensor([1.0, 1, 0, 1, 0, 0, 0])
-    read, reading = torch.tensor([0.9, 1.0, 0.0, 0.2, 1.0]), torch.tensor([1.0, 0.0, 0.7, 0.1, 0.0])
+    p, m, read, reading = (torch.tensor(v) for v in (numbers.p, numbers.m, numbers.read, numbers.reading))
+    c = numbers.c
 
     # the functions as they are now: an answer may put others into the module
     check_costs, check_weights = exercises.check_costs, exercises.check_weights_in_use
 
     def costs(names: Mapping[str, Any]) -> None:
-        check_costs("original", names.get("original_costs", ...), p, m, 3)
-        check_costs("cross", names.get("cross_costs", ...), p, m, 3)
+        check_costs("original", names.get("original_costs", ...), p, m, c)
+        check_costs("cross", names.get("cross_costs", ...), p, m, c)
 
     def function(check: Callable[[Any], None], name: str) -> Callable[[Mapping[str, Any]], None]:
         return lambda names: check(names.get(name, ...))
@@ -155,7 +195,7 @@ def _checks() -> dict[str, Callable[[Mapping[str, Any]], None]]:
         "factor": function(exercises.check_gradient_factor, "my_factor"),
         "regularizer": function(exercises.check_regularizer, "my_regularizer"),
         "costs": costs,
-        "weights": lambda names: check_weights(names.get("weights_in_use", ...), read, reading, 64),
+        "weights": lambda names: check_weights(names.get("weights_in_use", ...), read, reading, cases.N_INPUTS),
         "training": function(exercises.check_training, "learn"),
     }
 
@@ -167,11 +207,12 @@ def _run(given: Path, told: Path, gigabytes: float) -> None:
 
     from hatlab.experiments.walkthrough.exercises import NotYet
 
-    checks, dumps, replace = _checks(), json.dumps, os.replace  # before any code of a student's
+    asked = json.loads(given.read_text(encoding="utf-8"))
+    found, numbers = asked["answers"], cases.Numbers(*asked["numbers"])
+    checks, dumps, replace = _checks(numbers), json.dumps, os.replace  # before any code of a student's
     partial = told.with_suffix(".part")
     partial.write_text("{}", encoding="utf-8")
     replace(partial, told)  # the time is counted from here on
-    found = json.loads(given.read_text(encoding="utf-8"))
     with contextlib.suppress(ImportError):
         import resource
 

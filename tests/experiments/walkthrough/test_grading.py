@@ -110,7 +110,7 @@ def test_how_many_were_told_what(graded):
 
 
 def test_the_command_prints_and_writes_the_tables(folder, monkeypatch, graded):
-    monkeypatch.setattr(grading, "grade", lambda paths, timeout, memory: graded)
+    monkeypatch.setattr(grading, "grade", lambda paths, timeout, memory, seed: graded)
     told = CliRunner().invoke(cli, ["class-report", str(folder)])
     assert told.exit_code == 0 and "2 of 11, gate: The slope s stands outside" in " ".join(told.output.split())
     points = pd.read_csv(folder / "class-report" / "points.csv").set_index("student")
@@ -124,6 +124,38 @@ def test_a_folder_without_notebooks_is_told(tmp_path):
 
 def test_the_students_version_has_every_exercise_by_name(tmp_path):
     returned(tmp_path / "one.ipynb")
-    found, claimed = grading.answers(tmp_path / "one.ipynb")
-    assert tuple(found) == EXERCISES and claimed == []
+    found, claimed, student = grading.read(tmp_path / "one.ipynb")
+    assert tuple(found) == EXERCISES and claimed == [] and student == ""
     assert json.loads((tmp_path / "one.ipynb").read_text())["nbformat"] == 4
+
+
+@pytest.fixture(scope="module")
+def own_numbers(tmp_path_factory):
+    """Three students with numbers of their own: solved; with ben's answers; and the common copy."""
+    folder = tmp_path_factory.mktemp("own")
+    own = {name: TOOL["personal"](SOURCE, name, 7) for name in ("ada", "ben")}
+    for file, name, answers in ("ada", "ada", "ada"), ("ben", "ben", "ada"), ("ben2", "ben", "ben"):
+        notebook, last = TOOL["version_of"](own[name], "student"), ""
+        solved = [cell.source for cell in own[answers].cells if "solution" in cell.metadata.get("tags", [])]
+        for cell in notebook.cells:
+            if "exercise" in cell.metadata.get("tags", []):
+                last = next(name for name in EXERCISES if f"exercise-{name}" in cell.metadata.tags)
+                cell.source = solved[EXERCISES.index(last)]
+        nbformat.write(notebook, folder / f"{file}.ipynb")
+    returned(folder / "cem.ipynb")
+    return folder
+
+
+def test_each_is_graded_with_the_numbers_of_their_own(own_numbers):
+    graded = grading.grade(sorted(own_numbers.glob("*.ipynb")), seed=7)
+    table = grading.points(graded)
+    assert table["sum"].to_dict() == {"ada": 8, "ben": 8 - 2, "ben2": 8, "cem": 8}
+    assert said(graded, "ben")["costs"] != "right" and said(graded, "ben")["weights"] != "right"
+    assert table.loc["ben", "remark"] == "has the numbers of ben, as has ben2.ipynb: copied?"
+    assert table.loc["cem", "remark"] == "has no student's name: graded with everybody's numbers"
+
+
+def test_numbers_of_ones_own_need_their_seed(own_numbers):
+    told = CliRunner().invoke(cli, ["class-report", str(own_numbers)])
+    assert told.exit_code == 1 and "ada.ipynb asks about numbers drawn for 'ada'" in told.output
+    assert "--seed" in told.output and not (own_numbers / "class-report").exists()
