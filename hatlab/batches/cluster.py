@@ -37,7 +37,7 @@ class Limits:
     """What a batch may take of a machine.
 
     Attributes:
-        workers, scheduler, resources, retries, timeout, memory: see `hatlab.batch`.
+        workers, scheduler, resources, retries, timeout, memory, stop_after: see `hatlab.batch`.
 
     Raises:
         ConfigError: naming every option at once that cannot be used.
@@ -49,6 +49,7 @@ class Limits:
     retries: int = 0
     timeout: float | None = None
     memory: int | str | None = None
+    stop_after: int | None = None
 
     def __post_init__(self) -> None:
         workers, timeout, amounts = self.workers, self.timeout, dict(self.resources or {})
@@ -58,6 +59,9 @@ class Limits:
             ),
             f"retries = {self.retries!r}: allowed is a whole number from 0 to {MOST_RETRIES}": (
                 _is_number(self.retries, int) and 0 <= self.retries <= MOST_RETRIES
+            ),
+            f"stop_after = {self.stop_after!r}: allowed is a whole number from 0 (never), or none": (
+                self.stop_after is None or (_is_number(self.stop_after, int) and self.stop_after >= 0)
             ),
             f"timeout = {timeout!r}: allowed is a number of seconds above 0 and at most {LONGEST:,}": (
                 timeout is None or (_is_number(timeout) and 0 < timeout <= LONGEST)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_integer_dtype
 
+from hatlab.batches import cost
 from hatlab.batches.ledger import NotebookRun, Status
 from hatlab.batches.plans import Batch
 from hatlab.support.files import atomic, write_json
@@ -84,22 +85,25 @@ def left_no_table(batch: Batch, statuses: Mapping[str, Status]) -> list[Notebook
 
 
 def write(batch: Batch, collected: Collected) -> list[Path]:
-    """Write each table as `<batch folder>/<name>.parquet`, and `collected.json`, which says what is in them."""
-    paths = []
-    for name, table in collected.tables.items():
-        path = batch.folder / f"{name}{ENDING}"
-        with atomic(path) as temporary:
+    """Write each table as `<batch folder>/<name>.parquet`, and `collected.json`, which says what is in them; return the
+    tables' paths. Beside them go `cost_by_run` and `cost_by_cell` (`hatlab.batches.cost`), unless the notebooks leave
+    tables of these names."""
+    statuses = batch.statuses()
+    costs = {"cost_by_run": cost.by_run(batch, statuses), "cost_by_cell": cost.by_cell(batch, statuses)}
+    paths = {}
+    for name, table in {**{name: storable(table) for name, table in costs.items()}, **collected.tables}.items():
+        paths[name] = batch.folder / f"{name}{ENDING}"
+        with atomic(paths[name]) as temporary:
             table.to_parquet(temporary, index=False)
-        paths.append(path)
     content = {
         "runs": collected.runs,
         "missing": {run_id: status.state for run_id, status in collected.missing.items()},
         "without": collected.without,
         "problems": collected.problems,
-        "tables": {path.name: checksum(path) for path in paths},
+        "tables": {path.name: checksum(path) for path in paths.values()},
     }
     write_json(batch.folder / "collected.json", content)
-    return paths
+    return [paths[name] for name in collected.tables]
 
 
 def _tables_of(batch: Batch, run: NotebookRun) -> list[str]:

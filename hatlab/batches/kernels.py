@@ -8,18 +8,20 @@ answered, and so has a notebook of which a cell was never run.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
-import re
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from hatlab.batches.client import ANSI, TRACEBACK_LIMIT, client_class, cut
+from hatlab.batches.meters import cpu_seconds
 from hatlab.batches.notebook import Notebook
+from hatlab.batches.post_mortem import MOST_LINES
 from hatlab.batches.processes import GUARD, end_marked, guard
 from hatlab.support.files import atomic
 from hatlab.support.paths import RUN
@@ -31,13 +33,8 @@ __all__ = ["Execution", "Failure"]
 
 STOP_SECONDS: Final = 10  # for what was asked to end
 SHUTDOWN_SECONDS: Final = 3.0  # for a kernel that is done
-STARTUP_SECONDS: Final = 600  # for a kernel to start, on a machine that is busy
-OUTPUT_LIMIT: Final = 10_000_000  # characters of output that an executed copy holds
-LEFT_OUT: Final = f"\n[hatlab: more than {OUTPUT_LIMIT // 1_000_000} MB of output; the rest is left out]\n"
-MESSAGE_LIMIT: Final = 2_000  # characters of an error's text
-TRACEBACK_LIMIT: Final = 20_000
+SOURCE_LIMIT: Final = 200  # characters of a cell's first line
 SOCKET_PATH: Final = 80  # the operating system allows about 100 characters, of which the kernel appends some
-ANSI: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Failure(NamedTuple):
@@ -49,6 +46,7 @@ class Failure(NamedTuple):
         error: class of the exception, or "KernelDied".
         message: its text.
         traceback: as the cell shows it, without colours.
+        frames: the values in its frames, as `post_mortem.frames` describes them; "" where the kernel could not tell.
     """
 
     cell: int
@@ -56,6 +54,7 @@ class Failure(NamedTuple):
     error: str
     message: str
     traceback: str = ""
+    frames: str = ""
 
     @property
     def died(self) -> bool:
@@ -82,6 +81,8 @@ class Execution(threading.Thread):
     Attributes:
         failure: None while the notebook is executed, and if it came to its end.
         cell, source: number and first line of the code cell under way.
+        cells: cost of each cell that was begun: `cell`, `source`, `seconds`, `cpu`, `memory`, as in `ledger.Status`.
+        output: the last lines that the cell under way has written.
     """
 
     def __init__(
@@ -95,13 +96,16 @@ class Execution(threading.Thread):
         shown: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(name=f"kernel of {notebook.name}", daemon=True)
-        self.notebook, self.output, self.run_name, self.cwd = notebook, output, run, cwd
+        self.notebook, self.copy, self.run_name, self.cwd = notebook, output, run, cwd
         self.parameters, self.shown = dict(parameters), {**parameters, **(shown or {})}
         self.environment = {**(environment or {}), RUN: run, GUARD: guard()}
         self.failure: Failure | None = None
         self.cell, self.source = 0, ""
         code = [cell for cell in notebook.cells if cell["cell_type"] == "code" and cell["source"].strip()]
         self.n_cells = len(code) + bool(parameters)  # one more sets them
+        self.cells: list[dict[str, Any]] = []
+        self.output: deque[str] = deque(maxlen=MOST_LINES)
+        self._began, self._used, self._frames = 0.0, 0.0, ""
         self.stopping = False
         self.process: Any = None
         self._traceback: list[str] = []
@@ -135,9 +139,22 @@ class Execution(threading.Thread):
         except Exception as error:
             self.failure = self._failed(error)
 
+    def measure(self) -> None:
+        """Note what the cell under way has cost until now."""
+        if self.cells and self.pid:
+            used = cpu_seconds(self.pid) or self._used  # of a process that is gone nothing is known
+            seconds = round(time.monotonic() - self._began, 2)
+            self.cells[-1] |= {"seconds": seconds, "cpu": round(max(0.0, used - self._used), 2)}
+
+    def begin(self, source: str) -> None:
+        self.source, self.cell = source[:SOURCE_LIMIT], self.cell + 1
+        self.output.clear()
+        self._began, self._used = time.monotonic(), cpu_seconds(self.pid) if self.pid else 0.0
+        self.cells.append({"cell": self.cell, "source": self.source, "seconds": 0.0, "cpu": 0.0, "memory": 0})
+
     async def _execute(self, scratch: Path) -> None:
         notebook = _parameterized(self.notebook, self.shown)
-        self._client = _client_class()(self, notebook, _manager_class(self, scratch))
+        self._client = client_class()(self, notebook, _manager_class(self, scratch))
         ended = None
         try:
             await self._client.async_execute()
@@ -162,7 +179,7 @@ class Execution(threading.Thread):
         """
         import nbformat
 
-        with atomic(self.output) as temporary:
+        with atomic(self.copy) as temporary:
             temporary.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
 
     def interrupt(self) -> None:
@@ -188,20 +205,13 @@ class Execution(threading.Thread):
 
         if isinstance(error, CellExecutionError):
             text = ANSI.sub("", "\n".join(self._traceback)[-2 * TRACEBACK_LIMIT :])[-TRACEBACK_LIMIT:]
-            return Failure(self.cell, self.source, error.ename, ANSI.sub("", _cut(error.evalue)), text)
+            message = ANSI.sub("", cut(error.evalue))
+            return Failure(self.cell, self.source, error.ename, message, text, self._frames)
         if isinstance(error, DeadKernelError) and self.process is not None:
             code = self.process.wait()
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             return Failure(self.cell, self.source, "KernelDied", f"the kernel's process {how}")
-        return Failure(self.cell, self.source, type(error).__name__, _cut(str(error)))
-
-
-class _Stopped(Exception):
-    """The notebook was asked to stop, and another cell would have begun."""
-
-
-def _cut(text: str, most: int = MESSAGE_LIMIT) -> str:
-    return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
+        return Failure(self.cell, self.source, type(error).__name__, cut(str(error)))
 
 
 def _left_quietly(error: Exception) -> bool:
@@ -268,80 +278,3 @@ def _manager_class(execution: Execution, scratch: Path) -> type:
             execution.process = getattr(self.provisioner, "process", None)
 
     return ThisPython
-
-
-def _client_class() -> type:
-    """Nbclient's client, with a limit to what it keeps of the output."""
-    from nbclient import NotebookClient
-    from papermill.translators import translate_parameters
-
-    class Client(NotebookClient):
-        def __init__(self, execution: Execution, notebook: NotebookNode, manager: type) -> None:
-            self.execution = execution
-            self.room = OUTPUT_LIMIT
-            self.kept = 0  # of the cell under way
-            super().__init__(
-                notebook,
-                kernel_name="python3",
-                kernel_manager_class=manager,
-                startup_timeout=STARTUP_SECONDS,
-                iopub_timeout=60,
-                on_notebook_start=self.started,
-                on_cell_execute=self.begin,
-                on_cell_complete=self.sent,
-                on_cell_executed=self.end,
-                on_cell_error=self.note_error,
-            )
-
-        def started(self, **_: Any) -> None:
-            assert self.kc is not None
-            self.kc.hb_channel.unpause()
-
-        def begin(self, cell: NotebookNode, **_: Any) -> None:
-            if self.execution.stopping:
-                raise _Stopped("the notebook was stopped before this cell")
-            self.execution.source = cell.source.strip().splitlines()[0]
-            self.execution.cell += 1
-            self.kept, self.source = 0, cell.source
-            if "injected-parameters" in cell.metadata.get("tags", []):
-                cell.source = translate_parameters("python3", "python", self.execution.parameters, "Parameters")
-
-        def sent(self, cell: NotebookNode, **_: Any) -> None:
-            cell.source = self.source  # as the copy shows it
-
-        def end(self, **_: Any) -> None:
-            with contextlib.suppress(OSError):  # while the notebook runs, a full disk costs nothing but the copy
-                self.execution.save(self.nb)
-
-        def note_error(self, execute_reply: dict[str, Any], **_: Any) -> None:
-            self.execution._traceback = list(execute_reply["content"]["traceback"])
-
-        def output(self, outs: list[NotebookNode], msg: dict[str, Any], display_id: Any, cell_index: int) -> Any:
-            content = msg["content"]
-            if msg["msg_type"] == "error":
-                lines = [_cut(line, TRACEBACK_LIMIT) for line in content["traceback"]]
-                content = {**content, "evalue": _cut(content["evalue"], TRACEBACK_LIMIT), "traceback": lines}
-                return super().output(outs, {**msg, "content": content}, display_id, cell_index)
-            if not outs or self.clear_before_next_output:  # what the cell has cleared counts no more
-                self.room, self.kept = self.room + self.kept, 0
-            if self.room < 0:
-                return None
-            size = _size(content)
-            self.room, self.kept = self.room - size, self.kept + size
-            if self.room < 0:
-                if msg["msg_type"] != "stream":
-                    content = {"name": "stderr", "text": ""}
-                text = content["text"][: max(0, len(content["text"]) + self.room)] + LEFT_OUT
-                header = {**msg["header"], "msg_type": "stream"}
-                msg = {**msg, "msg_type": "stream", "header": header, "content": {**content, "text": text}}
-            return super().output(outs, msg, display_id, cell_index)
-
-    return Client
-
-
-def _size(content: Any) -> int:
-    if isinstance(content, dict):
-        return sum(_size(value) for value in content.values())
-    if isinstance(content, list):
-        return sum(_size(value) for value in content)
-    return len(content) if isinstance(content, str) else 8

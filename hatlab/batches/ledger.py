@@ -56,6 +56,10 @@ class Status:
         cell, n_cells: code cell under way, and how many there are.
         error: of a run that did not end well: `cell`, `source`, `error`, `message`, `traceback`.
         memory: most bytes that kernel and children were seen to hold.
+        cpu: seconds of CPU time that they used.
+        gpu_memory: most bytes on GPUs that they were seen to hold; 0 where the system does not tell.
+        energy: joules that the machine used meanwhile, all its work together; 0 where the system does not tell.
+        cells: of each code cell that was begun: `cell`, `source` (its first line), `seconds`, `cpu`, `memory`.
         manifest: checksum of the manifest of a run that is done.
     """
 
@@ -72,6 +76,10 @@ class Status:
     cell: int = 0
     n_cells: int = 0
     memory: int = 0
+    cpu: float = 0.0
+    gpu_memory: int = 0
+    energy: float = 0.0
+    cells: list[dict[str, Any]] = field(default_factory=list)
     error: dict[str, Any] = field(default_factory=dict)
     manifest: str = ""
 

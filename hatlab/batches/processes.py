@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import psutil
 
-__all__ = ["GUARD", "end_marked", "guard", "marked", "memory"]
+__all__ = ["GUARD", "end_marked", "family", "guard", "marked", "memory"]
 
 GUARD: Final = "HATLAB_NOTEBOOK_GUARD"
 
@@ -87,7 +87,7 @@ def memory(pid: int) -> int:
 
     A page that several of them share counts once, where the system can tell.
     """
-    return sum(_held(one) for one in _family(pid))
+    return sum(_held(one) for one in family(pid))
 
 
 def _held(pid: int) -> int:
@@ -101,7 +101,7 @@ def _held(pid: int) -> int:
     return 0
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """Return a process and its descendants."""
     found, waiting = [], [pid]
     while waiting:

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from hatlab.batches import causes
 from hatlab.batches.collecting import Collected
 from hatlab.batches.ledger import NotebookRun
 from hatlab.batches.plans import Batch
@@ -33,8 +34,8 @@ LOOKS: Final[dict[str, dict[str, Any]]] = {
 
 
 def runs(batch: Batch) -> pd.DataFrame:
-    """Return one row per run: `run`, the parameters that vary, `state`, `reason`, `attempt`, `seconds`, `memory_gb`
-    (most that was seen), `host`, `started`, `ended`. A parameter with one of these names is called
+    """Return one row per run: `run`, the parameters that vary, `state`, `reason`, `attempt`, `seconds`, `cpu_seconds`,
+    `memory_gb` (most that was seen), `host`, `started`, `ended`. A parameter with one of these names is called
     `parameter_<name>`."""
     statuses = batch.statuses()
     rows = []
@@ -46,6 +47,7 @@ def runs(batch: Batch) -> pd.DataFrame:
             "reason": status.reason.partition("\n")[0],
             "attempt": status.attempt,
             "seconds": status.seconds,
+            "cpu_seconds": status.cpu,
             "memory_gb": round(status.memory / 1e9, 2),
             "host": status.host,
             "started": status.started or None,
@@ -60,15 +62,17 @@ def runs(batch: Batch) -> pd.DataFrame:
 
 
 def failures(batch: Batch) -> str:
-    """Return what went wrong, as text: for each run that did not end well its parameters, reason and traceback; ""
-    where all is well."""
-    parts = []
-    for run_id, status in batch.statuses().items():
+    """Return what went wrong, as text: by cause, with a command that repeats one run of it; below, for each run that
+    did not end well, its parameters, reason and traceback. "" where all is well."""
+    statuses = batch.statuses()
+    parts = causes.lines(batch, causes.causes(batch, statuses))
+    parts += [""] if parts else []
+    for run in batch.runs:
+        status = statuses[run.run_id]
         if status.state in ("done", "queued", "running"):
             continue
-        (run,) = [run for run in batch.runs if run.run_id == run_id]
         values = ", ".join(f"{name} = {scalar(value)}" for name, value in batch.telling(run).items())
-        parts.append(f"{run_id} ({values}): {status.state}: {status.reason}")
+        parts.append(f"{run.run_id} ({values}): {status.state}: {status.reason}")
         if traceback := status.error.get("traceback"):
             parts.append("\n".join(f"    {line}" for line in traceback.splitlines()))
     return "\n".join(parts)

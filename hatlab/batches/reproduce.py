@@ -122,7 +122,7 @@ def reproduce(
     batches.carry_out(
         planned,
         [job.notebook for job in jobs],
-        batches.Limits(workers),
+        batches.Limits(workers, stop_after=0),  # its figures are different notebooks
         display=shown,
         ended=outcomes.take,
         environments={

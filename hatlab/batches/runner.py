@@ -7,6 +7,7 @@ writes the status from the end of the kernel's process, the manifest and the art
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import time
@@ -14,9 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from hatlab.batches import post_mortem
 from hatlab.batches.dependencies import as_of_now, changes
 from hatlab.batches.kernels import STOP_SECONDS, Execution, Failure
 from hatlab.batches.ledger import FOLDER, HEARTBEAT, Entry, NotebookRun, State, Status
+from hatlab.batches.meters import energy, gpu_memory
 from hatlab.batches.notebook import Notebook
 from hatlab.batches.processes import end_marked, memory
 from hatlab.config import ConfigError
@@ -29,6 +32,7 @@ __all__ = ["Assignment", "perform", "request_stop"]
 
 TICK: Final = 0.2  # seconds between two looks at whether a kernel has ended
 LOOK: Final = 1.0  # seconds between two looks at its memory, which cost more
+ASK: Final = 10.0  # seconds between two looks at the memory of GPUs
 SILENCE: Final = 60.0  # seconds without a heartbeat after which a kernel is ended
 PATIENCE: Final = 10.0  # seconds for which the last word on a run is tried to be written
 GIGABYTE: Final = 1_000_000_000
@@ -101,6 +105,8 @@ class _Watch:
         self.cwd = job.cwd if job.cwd.is_dir() else job.results
         self.clock = self.wrote = self.looked = self.heard = time.monotonic()
         self.may_be_retried = False
+        self.joules = energy()
+        self.asked = 0.0  # when the GPU was asked
         before = entry.written()
         attempt = before.attempt + 1 if before else 1
         self.status = Status(
@@ -123,7 +129,8 @@ class _Watch:
         if notebook.checksum != self.job.run.source:
             raise ConfigError(f"{self.job.notebook} was altered after the batch was planned")
         partial, executed = (self.entry.folder / f"{notebook.stem}{end}" for end in (".partial.ipynb", ".ipynb"))
-        for old in (self.entry.manifest, executed):  # of an outcome that was damaged
+        # of an outcome that was damaged, or of an earlier attempt
+        for old in (self.entry.manifest, executed, self.entry.folder / post_mortem.FILE):
             old.unlink(missing_ok=True)
         place = {"results": str(self.job.results), "profile": FOLDER, "figure": self.entry.run_id}
         shown = {"results": self._results_shown()}
@@ -139,7 +146,10 @@ class _Watch:
         execution.start()
         state, reason = self._follow(execution)
         end_marked(RUN, str(self.entry.folder))
+        self._count(execution)
         failure = execution.failure
+        if state != "queued" and (state is not None or failure is not None):
+            self._post_mortem(execution, failure, f"{state}: {reason}" if state is not None else str(failure))
         if state is not None:  # also if it came to its end: a cell may have caught the interrupt, and left its work
             return self._end(state, reason, failure if state != "queued" else None)
         if not self.entry.folder.is_dir():
@@ -149,6 +159,17 @@ class _Watch:
             return self._finish(notebook, executed)
         self.may_be_retried = True
         return self._end("killed" if failure.died else "failed", str(failure), failure)
+
+    def _post_mortem(self, execution: Execution, failure: Failure | None, reason: str) -> None:
+        """Leave what is known of an end that was none, for people, where the run's files are."""
+        run = self.job.run
+        values = ", ".join(f"{name} = {json.dumps(value)}" for name, value in run.given.items())
+        told = post_mortem.text(
+            f"{run.run_id}  {run.notebook}  {values}", reason, failure.traceback if failure else "",
+            failure.frames if failure else "", list(execution.output), self.status.cells,
+        )  # fmt: skip
+        with contextlib.suppress(OSError):  # a disk that is full has no room for it
+            (self.entry.folder / post_mortem.FILE).write_text(told, encoding="utf-8")
 
     def _results_shown(self) -> str:
         """The results folder as the executed copy names it, which is passed on: no folder of this machine."""
@@ -191,7 +212,12 @@ class _Watch:
             return "killed", f"{where}: its kernel gave no sign of life for {silent:.0f} s"
         if execution.pid and moment - self.looked > LOOK:
             self.looked, held = moment, memory(execution.pid)
-            self.status = replace(self.status, memory=max(held, self.status.memory))
+            on_gpu = self.status.gpu_memory
+            if moment - self.asked > ASK:
+                self.asked, on_gpu = moment, max(on_gpu, gpu_memory(execution.pid))
+            self.status = replace(self.status, memory=max(held, self.status.memory), gpu_memory=on_gpu)
+            if execution.cells:
+                execution.cells[-1]["memory"] = max(held, execution.cells[-1]["memory"])
             if self.limit and held > self.limit:
                 amounts = f"it held {held / GIGABYTE:.2f} GB of memory, and {self.limit / GIGABYTE:.2f} GB are allowed"
                 return "killed", f"{where}: {amounts}"
@@ -204,6 +230,8 @@ class _Watch:
         if moment - self.wrote < (TICK if moved else HEARTBEAT) or self.heard < self.wrote:
             return
         self.wrote = moment
+        execution.measure()
+        self._count(execution)
         self.status = replace(
             self.status,
             heartbeat=now(),
@@ -214,6 +242,14 @@ class _Watch:
         )
         with contextlib.suppress(OSError):  # a disk that cannot be written for a while
             self.entry.write(self.status)
+
+    def _count(self, execution: Execution) -> None:
+        """Note what the run has cost until now."""
+        cells = [dict(cell) for cell in execution.cells]
+        joules = energy()
+        used = joules - self.joules if joules is not None and self.joules is not None else 0.0
+        cpu = round(sum(cell["cpu"] for cell in cells), 2)
+        self.status = replace(self.status, cells=cells, cpu=cpu, energy=max(0.0, round(used, 1)))
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self.clock, 1)
@@ -250,7 +286,7 @@ class _Watch:
         return self._end("done", "" if len(manifest["artifacts"]) > 1 else "left no figure and no table")
 
     def _end(self, state: State, reason: str, failure: Failure | None = None) -> Status:
-        error = failure._asdict() if failure else {}
+        error = {k: v for k, v in failure._asdict().items() if k != "frames"} if failure else {}
         self.status = replace(
             self.status, state=state, reason=reason, ended=now(), heartbeat=now(), seconds=self._seconds(), error=error
         )

@@ -20,13 +20,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from hatlab.batches.ledger import Entry, NotebookRun, State, Status, entries
+from hatlab.batches.ledger import Entry, NotebookRun, State, Status
 from hatlab.batches.plans import Batch, Planned
 from hatlab.support.console import PROGRESS_FILE, in_notebook
 from hatlab.support.progress import Eta, Replay, format_seconds
 from hatlab.support.streams import Tolerant
 
-__all__ = ["Display", "Watch", "as_json", "console", "estimate", "one_line", "table"]
+__all__ = ["Display", "Watch", "as_json", "console", "one_line", "summary", "table"]
 
 STATES: Final[dict[State, str]] = {
     "done": "green",
@@ -260,7 +260,7 @@ def table(
     if most is not None and len(chosen) > most:
         order = {state: place for place, state in enumerate(sorted(STATES, key=_urgency))}
         chosen = sorted(chosen, key=lambda run_id: order[statuses[run_id].state])[:most]
-    rows = [["run", "state", *(one_line(name, 30) for name in batch.varied), "time", "memory", "cell", ""]]
+    rows = [["run", "state", *(one_line(name, 30) for name in batch.varied), "time", "CPU", "memory", "cell", ""]]
     for run_id in chosen:
         status = statuses[run_id]
         rows.append(
@@ -269,6 +269,7 @@ def table(
                 status.state,
                 *(_shown(value) for value in batch.telling(ids[run_id]).values()),
                 format_seconds(status.elapsed) if status.elapsed else "",
+                format_seconds(status.cpu) if status.cpu else "",
                 f"{status.memory / 1e9:.2f} GB" if status.memory else "",
                 f"{status.cell}/{status.n_cells}" if status.state == "running" and status.n_cells else "",
                 one_line((why or {}).get(run_id, status.reason)),
@@ -308,21 +309,3 @@ def as_json(batch: Batch, statuses: Mapping[str, Status]) -> str:
     states = Counter(status.state for status in statuses.values())
     content = {"batch": batch.name, "notebook": batch.notebook, "counts": dict(states), "runs": runs}
     return json.dumps(json.loads(json.dumps(content), parse_constant=str), indent=1, sort_keys=True)
-
-
-def estimate(batch: Batch, todo: int, workers: int) -> str:
-    """Say how long `todo` runs will take, judged by the earlier ones of the same notebooks."""
-    notebooks = {run.notebook for run in batch.runs}
-    found = (Entry(batch.results, entry.run_id) for entry in entries(batch.results))
-    statuses = [entry.written() for entry in found if (run := entry.read_run()) and run.notebook in notebooks]
-    seconds = [status.seconds for status in statuses if status is not None and status.state == "done"]
-    if not todo:
-        return "nothing to do"
-    if not seconds:
-        return f"{todo} to do; no run of {batch.notebook} has been timed yet"
-    mean = sum(seconds) / len(seconds)
-    rounds = -(-todo // workers)
-    return (
-        f"{todo} to do, about {format_seconds(mean * rounds)} with {workers} at a time "
-        f"({format_seconds(mean)} each, the mean of {len(seconds)} earlier runs of {batch.notebook})"
-    )

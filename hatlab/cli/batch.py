@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import signal
 import threading
 import time
@@ -29,6 +30,7 @@ __all__ = ["batch", "collect", "end_at_sigterm", "status"]
 REFRESH_SECONDS: Final = 1.0
 MOST_ROWS: Final = 500  # of a dry run; drawing a row takes longer than planning the run
 MOST_REASONS: Final = 5  # of the rows that are not shown
+RUN_ID: Final = re.compile(r"[0-9a-f]{12}")
 PAUSE_SECONDS: Final = 5.0  # nothing runs for a moment between two runs
 
 
@@ -94,6 +96,19 @@ def _amounts(ctx: click.Context, option: click.Parameter, texts: Sequence[str]) 
 )
 @click.option("--timeout", type=float, metavar="S", help="End a run that takes longer, in seconds.")
 @click.option("--memory", metavar="SIZE", help="End a run that holds more, as in 4GB.  [default: a fair share]")
+@click.option(
+    "--stop-after", type=click.IntRange(min=0), metavar="N",
+    help="End the batch when N runs failed alike (0: never).  [default: when the first 5 did]",
+)  # fmt: skip
+@click.option(
+    "--notify", multiple=True, metavar="URL",
+    help="Send a message at the end to this Apprise address, also from $HATLAB_NOTIFY; repeatable.",
+)  # fmt: skip
+@click.option("--notify-command", metavar="COMMAND", help="Give this program the message on its standard input.")
+@click.option(
+    "--stall", type=click.FloatRange(min=0, min_open=True), metavar="S", default=3600.0, show_default=True,
+    help="Send the message, too, when nothing has moved for so many seconds.",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only say what would be run, what is done, and how long it may take.")
 @results_option
 def batch(
@@ -116,8 +131,11 @@ def batch(
     fixed = {name: found[0] for name, found in parameters.items() if len(found) == 1}
     over = {name: found for name, found in parameters.items() if len(found) > 1}
     from hatlab.batches import batches
+    from hatlab.batches.notices import Notices, from_environment
 
+    options["notify"] = [*options["notify"], *from_environment()]
     if dry_run:
+        Notices(options["notify_command"], options["notify"])
         batches.Limits(**{item.name: options[item.name] for item in dataclasses.fields(batches.Limits)})
         planned = batches.plan(
             notebook, grid, parameters=fixed, over=over, name=options["name"], results=options["results"],
@@ -135,7 +153,7 @@ def batch(
 
 
 def _dry_run(planned: Batch, workers: int | None) -> None:
-    from hatlab.batches import view
+    from hatlab.batches import cost, view
     from hatlab.batches.batches import default_workers
 
     looked = planned.look()
@@ -149,7 +167,9 @@ def _dry_run(planned: Batch, workers: int | None) -> None:
         click.echo(
             f"the first {MOST_ROWS} are shown; the other {left}: {told}{', ...' if len(reasons) > MOST_REASONS else ''}"
         )
-    click.echo(view.estimate(planned, len(todo), workers or default_workers(todo)))
+    click.echo(str(cost.estimate(planned, todo, workers or default_workers(todo))))
+    if (before := cost.last(planned)) is not None:
+        click.echo(before.miss())
 
 
 @click.command()
@@ -158,7 +178,8 @@ def _dry_run(planned: Batch, workers: int | None) -> None:
 @click.option("--once", is_flag=True, help="Print the table once, also on a terminal and while runs are under way.")
 @results_option
 def status(name: str | None, as_json: bool, once: bool, results: Path | None) -> None:
-    """Say where the runs of batch NAME stand; without NAME, those of the batch that was planned last.
+    """Say where the runs of batch NAME stand; without NAME, those of the batch that was planned last. If NAME is the id
+    of a run, print how that ended.
 
     On a terminal the table is live while runs are under way. The exit status is 0 if all runs are done, their outcome
     whole, and 1 if not.
@@ -170,8 +191,11 @@ def status(name: str | None, as_json: bool, once: bool, results: Path | None) ->
     queued      it waits, for this call of hatlab batch or the next
     failed      a cell ended in an error; killed: its kernel or its runner was; timed out: it took too long
     """
-    from hatlab.batches import batches, view
+    from hatlab.batches import batches, causes, cost, view
 
+    if name is not None and (one := _one_run(results, name)) is not None:
+        click.echo(one)
+        return
     found = batches.find(results, name)
     statuses = found.statuses()
     console = view.console()
@@ -181,8 +205,27 @@ def status(name: str | None, as_json: bool, once: bool, results: Path | None) ->
         statuses = _follow(found, statuses, console)
     else:
         console.print(view.table(found, statuses))
+    if not as_json:
+        told = [cost.totals(found, statuses), *causes.lines(found, causes.causes(found, statuses))]
+        for line in filter(None, told):
+            console.print(line, markup=False)
     if any(one.state != "done" for one in statuses.values()):
         raise click.exceptions.Exit(1)
+
+
+def _one_run(results: Path | None, run_id: str) -> str | None:
+    """Return what is known of how one run ended; None if `run_id` is no run's id, or a batch has that name."""
+    from hatlab.batches import batches, post_mortem
+    from hatlab.batches.ledger import Entry
+    from hatlab.support.paths import results_root
+
+    entry = Entry(Path(results) if results is not None else results_root(), run_id)
+    if not RUN_ID.fullmatch(run_id) or run_id in batches.names(results) or not entry.folder.is_dir():
+        return None
+    status, written = entry.status(), entry.folder / post_mortem.FILE
+    if status.state in ("queued", "running", "done") or not written.is_file():
+        return f"{run_id}  {status.state}  {status.reason}".rstrip()
+    return written.read_text(encoding="utf-8").rstrip()
 
 
 def _follow(found: Batch, statuses: dict[str, Status], console: Console) -> dict[str, Status]:

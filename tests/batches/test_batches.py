@@ -19,8 +19,10 @@ from notebooks_for_tests import TABLE, walk, write
 import hatlab
 from hatlab.batches import batches, checks, collecting, dependencies, plans, runner
 from hatlab.batches.batches import batch, carry_out, find, plan
+from hatlab.batches.cluster import Limits
 from hatlab.batches.ledger import Entry, Status, entries
 from hatlab.batches.notebook import Notebook
+from hatlab.batches.notices import from_environment
 from hatlab.batches.plans import runs_of
 from hatlab.batches.processes import marked
 from hatlab.config import ConfigError
@@ -606,3 +608,76 @@ def test_a_copy_of_the_notebook_that_was_altered_is_not_run(tmp_path):
     copy.write_text(Notebook.read(write(tmp_path / "other.ipynb", "1 / 0")).text)
     job = runner.Assignment(planned.runs[0], copy, tmp_path, tmp_path, "call")
     assert "was altered after the batch was planned" in runner.perform(job).reason
+
+
+# --- the morning after ------------------------------------------------------------------------------------------------
+
+
+def fails_below(folder, bound):
+    code = f"assert i >= {bound}, f'run {{i}} cannot'\n{TABLE}"
+    return write(folder / "n.ipynb", code, parameters="i: int = 0  # the run", place=True)
+
+
+class Told:
+    """Takes messages in the place of `Notices`."""
+
+    def __init__(self):
+        self.got = []
+
+    def send(self, title, body):
+        self.got.append((title, body))
+        return []
+
+
+@pytest.mark.parametrize(("stop_after", "ran"), [(None, 5), (3, 3), (0, 12)])
+def test_like_failures_end_a_batch(tmp_path, stop_after, ran):
+    notebook = fails_below(tmp_path, 99)
+    done = batch(notebook, over={"i": list(range(12))}, results=tmp_path / "out", workers=1, stop_after=stop_after)
+    states = [status.state for status in done.statuses().values()]
+    # one more may have begun when it was known, and is interrupted
+    assert states.count("failed") in (ran, ran + 1) and set(states) <= {"failed", "queued", "killed"}
+
+
+def test_five_of_the_first_five_and_not_five_of_six(tmp_path):
+    notebook = fails_below(tmp_path, 7)
+    order = [7, *range(7), 8, 9]  # the first of all is done
+    done = batch(notebook, over={"i": order}, results=tmp_path / "out", workers=1)
+    assert [status.state for status in done.statuses().values()].count("failed") == 7 and not done.done
+
+
+def test_one_message_when_a_batch_ends_with_what_became_of_it(tmp_path):
+    notebook = fails_below(tmp_path, 2)
+    source, told = Notebook.read(notebook), Told()
+    planned = plan(source, over={"i": [0, 1, 2]}, results=tmp_path / "out", name="night")
+    carry_out(planned, [source], Limits(workers=2), notices=told)
+    ((title, body),) = told.got
+    assert title == "hatlab: night ended: 1 of 3 done, 2 failed"
+    assert "2 runs failed: cell 3, AssertionError: run " in body and "-p i=" in body
+    carry_out(planned, [source], Limits(workers=2, stop_after=1), notices=told)
+    assert told.got[1][0].startswith("hatlab: night stopped: 1 of 3 done")
+    assert "stopped: 1 run ended by the same cause (cell 3: AssertionError: run " in told.got[1][1]
+
+
+def test_a_batch_that_does_not_move_is_told_once_as_stalled(tmp_path, monkeypatch):
+    monkeypatch.setattr(batches, "LOOK_SECONDS", 0.2)
+    notebook = write(tmp_path / "n.ipynb", "import time\ntime.sleep(6)", parameters="i: int = 0  # the run", place=True)
+    source, told = Notebook.read(notebook), Told()
+    planned = plan(source, results=tmp_path / "out", name="night")
+    carry_out(planned, [source], Limits(workers=1), notices=told, stall=1.5)
+    assert [title.split(":")[1] for title, _ in told.got] == [" night stalled", " night ended"]
+
+
+def test_a_message_that_cannot_be_sent_is_a_warning_and_what_is_secret_reaches_no_kernel(tmp_path, monkeypatch, capsys):
+    code = f"import os\nassert 'HATLAB_NOTIFY' not in os.environ\n{TABLE}"
+    notebook = write(tmp_path / "n.ipynb", code, parameters="i: int = 0  # the run", place=True)
+    monkeypatch.setenv("HATLAB_NOTIFY", "json://hunter2")
+    assert from_environment() == ["json://hunter2"]  # as the command does
+    done = batch(
+        notebook,
+        results=tmp_path / "out",
+        workers=1,
+        notify_command=f"{sys.executable} -c 'import sys; sys.exit(4)' hunter2",
+    )
+    assert "warning: the message about the batch was not sent: " in (said := capsys.readouterr().err)
+    written = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert done.done and "hunter2" not in said and not any(b"hunter2" in content for content in written)

@@ -12,7 +12,7 @@ from jupyter_client.manager import start_new_kernel
 from notebooks_for_tests import write
 from papermill.parameterize import parameterize_notebook
 
-from hatlab.batches import kernels
+from hatlab.batches import client, kernels
 from hatlab.batches.kernels import Execution
 from hatlab.batches.notebook import Notebook
 from hatlab.batches.processes import end_marked, marked
@@ -136,7 +136,7 @@ def test_output_without_end_is_cut_and_the_rest_goes_on(tmp_path):
     execution = execute(tmp_path, "for _ in range(500):\n    print('x' * 100_000)", "print('end')", "1 / 0")
     assert execution.failure.error == "ZeroDivisionError"
     size = (tmp_path / "out.ipynb").stat().st_size
-    assert 0.9 * kernels.OUTPUT_LIMIT < size < 1.1 * kernels.OUTPUT_LIMIT
+    assert 0.9 * client.OUTPUT_LIMIT < size < 1.1 * client.OUTPUT_LIMIT
     found = outputs(tmp_path)
     assert "".join(output.get("text", "") for output in found).count("the rest is left out") == 1
     assert found[-1].output_type == "error"
@@ -244,7 +244,7 @@ def test_no_cell_begins_after_an_interrupt_that_a_cell_has_caught(tmp_path):
         execution.interrupt()
 
     failure = execute(tmp_path, code, "print('next')", meanwhile=interrupt).failure
-    assert failure.error == "_Stopped" and not any("text" in output for output in outputs(tmp_path))
+    assert failure.error == "Stopped" and not any("text" in output for output in outputs(tmp_path))
 
 
 def test_a_kernel_beats_while_its_code_holds_the_interpreter_and_not_while_it_is_stopped(tmp_path):

@@ -83,8 +83,9 @@ def test_figures_of_reproduce_are_called_by_their_names(batch):
 
 def test_failures_are_told_with_their_tracebacks(batch):
     text = report.failures(batch)
-    assert text.splitlines()[0].endswith("(c = 0.5): failed: in cell [3]: ValueError: no")
-    assert "    ValueError: no\n    way" in text and text.count("failed") == 1
+    assert text.splitlines()[0].startswith("1 run failed: ValueError: no; first: ")
+    assert text.splitlines()[3].endswith("(c = 0.5): failed: in cell [3]: ValueError: no")
+    assert "    ValueError: no\n    way" in text and text.count(": failed: ") == 1
 
 
 def test_a_batch_of_two_hatlabs_shows(batch):

@@ -13,9 +13,9 @@ from rich.cells import cell_len
 from rich.console import Console, Group
 
 from hatlab.batches import view
-from hatlab.batches.ledger import Entry, NotebookRun, Status
+from hatlab.batches.ledger import NotebookRun, Status
 from hatlab.batches.plans import Batch, Planned
-from hatlab.batches.view import Display, Watch, as_json, console, estimate, one_line, table
+from hatlab.batches.view import Display, Watch, as_json, console, one_line, table
 from hatlab.support.console import PROGRESS_FILE
 from hatlab.support.progress import FileProgress
 from hatlab.support.provenance import now
@@ -85,7 +85,7 @@ def test_the_table_has_a_row_for_each_run_and_what_varies(tmp_path):
     batch = made(tmp_path)
     ids = [run.run_id for run in batch.runs]
     statuses = {
-        ids[0]: Status("done", seconds=3.0, memory=2_000_000_000),
+        ids[0]: Status("done", seconds=3.0, cpu=2.5, memory=2_000_000_000),
         ids[1]: Status(
             "running", started=(datetime.now(UTC) - timedelta(seconds=200.2)).isoformat(), cell=2, n_cells=5
         ),
@@ -95,8 +95,8 @@ def test_the_table_has_a_row_for_each_run_and_what_varies(tmp_path):
     Console(file=stream, width=120).print(table(batch, statuses))
     lines = [re.sub(" +", " ", line).strip() for line in stream.getvalue().splitlines()]
     assert lines == [
-        "run state c time memory cell",
-        f"{ids[0]} done 0 3.0 s 2.00 GB",
+        "run state c time CPU memory cell",
+        f"{ids[0]} done 0 3.0 s 2.5 s 2.00 GB",
         f"{ids[1]} running 0.25 3 min 20 s 2/5",
         f"{ids[2]} killed 0.5 [bold]its kernel died[/bold]",
         "night: 1 of 3 done, 1 running, 1 killed",
@@ -127,7 +127,7 @@ def test_figures_of_reproduce_are_called_by_their_names(tmp_path):
     stream = io.StringIO()
     Console(file=stream, width=120).print(table(batch, statuses))
     rows = [line.split() for line in stream.getvalue().splitlines()]
-    assert rows[0] == ["run", "state", "figure", "time", "memory", "cell"]
+    assert rows[0] == ["run", "state", "figure", "time", "CPU", "memory", "cell"]
     assert rows[1][:3] == [runs[0].run_id, "done", "curve"] and rows[2][2] == "table"
     found = json.loads(as_json(batch, statuses))["runs"]
     assert [(run["figure"], run["notebook"]) for run in found] == [("curve", "n.ipynb"), ("table", "m.ipynb")]
@@ -165,26 +165,6 @@ class Terminal(io.StringIO):
 def test_a_pipe_is_not_broken_into_lines(tmp_path):
     assert console(io.StringIO()).width == 240
     assert console(io.StringIO(), prose=True).width == 110
-
-
-@pytest.mark.parametrize(("todo", "text"), [(0, "nothing to do"), (5, "5 to do; no run of n.ipynb has been timed yet")])
-def test_without_earlier_runs_there_is_no_estimate(tmp_path, todo, text):
-    assert estimate(made(tmp_path), todo, 2) == text
-
-
-def test_the_estimate_is_of_earlier_runs_of_the_same_notebook(tmp_path):
-    batch = made(tmp_path)
-    for run, seconds in zip(batch.runs, (60, 120, 0), strict=True):
-        entry = Entry(tmp_path, run.run_id)
-        entry.describe(run)
-        entry.write(Status("done" if seconds else "failed", seconds=seconds))
-    other = replace(batch.runs[0], notebook="m.ipynb")
-    Entry(tmp_path, other.run_id).describe(other)
-    Entry(tmp_path, other.run_id).write(Status("done", seconds=10_000))
-    told = estimate(batch, 5, 2)
-    assert told == (
-        "5 to do, about 4 min 30 s with 2 at a time (1 min 30 s each, the mean of 2 earlier runs of n.ipynb)"
-    )
 
 
 def test_what_is_stale_is_told_once_for_each_reason(tmp_path):

@@ -1,7 +1,9 @@
 import json
 import os
+import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -242,3 +244,39 @@ def parsed(content):
         return json.loads(content)
     except (ValueError, RecursionError):
         return None
+
+
+def test_the_morning_after_a_night_with_failures(tmp_path):
+    """Causes and cost in the table, how one run ended, a command that repeats it, an estimate for the next night."""
+    code = f"print('begins')\nassert i > 1, f'run {{i}} is too small'\n{TABLE}"
+    notebook = write(tmp_path / "n.ipynb", code, parameters="i: int = 0  # the run", place=True)
+    results = ["--results", tmp_path / "out"]
+    command = ["batch", notebook, "-p", "i=0..3", "--workers", 2, "--name", "night", *results]
+    mail = f"{sys.executable} -c \"import sys; open({str(tmp_path / 'mail')!r}, 'w').write(sys.stdin.read())\""
+    done = invoke(*command, "--notify-command", mail)
+    assert done.exit_code == 1 and "hatlab: night ended: 2 of 4 done, 2 failed" in (tmp_path / "mail").read_text()
+    said = invoke("status", *results).output
+    assert "of CPU time, most memory " in said and "2 runs failed: cell 3, AssertionError: run 0 is too small" in said
+    again = shlex.split(next(line for line in said.splitlines() if line.lstrip().startswith("hatlab batch ")))
+    assert again[:2] == ["hatlab", "batch"] and "i=0" in again
+    run_id = said.partition("; first: ")[2].split()[0]
+    told = invoke("status", run_id, *results)
+    assert told.exit_code == 0 and "i = 0" in told.output and "begins" in told.output and "cell  seconds" in told.output
+    repeated = invoke(*again[1:])
+    assert repeated.exit_code == 1 and f"again-{run_id}: 0 of 1 done, 1 failed" in repeated.output
+
+    dry = invoke(*command[:3], "i=0..3,7,8", *command[4:], "--dry-run").output.splitlines()
+    assert dry[-1].startswith("4 to do, about ") and "by the most alike of 2 earlier runs of n.ipynb" in dry[-1]
+    assert invoke(*command).exit_code == 1  # now there was something to expect
+    assert invoke(*command, "--dry-run").output.splitlines()[-1].startswith("the last estimate was ")
+    invoke("collect", *results)
+    assert len(pd.read_parquet(tmp_path / "out" / "batches" / "night" / "cost_by_run.parquet")) == 4
+    cells = pd.read_parquet(tmp_path / "out" / "batches" / "night" / "cost_by_cell.parquet")
+    assert cells.groupby("run")["cell"].max().tolist() == [3, 3, 3, 3] and cells["cpu_seconds"].sum() > 0
+
+
+def test_what_cannot_be_told_is_refused_before_anything_runs(tmp_path):
+    notebook = walk(tmp_path)
+    for option, told in (["--notify-command", "no-such-program"], "no program"), (["--stop-after", "-1"], "-1 is not"):
+        refused = invoke("batch", notebook, *option, "--results", tmp_path / "out")
+        assert refused.exit_code != 0 and told in refused.output and not (tmp_path / "out").exists()
