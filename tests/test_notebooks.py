@@ -7,7 +7,7 @@ import pandas as pd
 import papermill
 import pytest
 import yaml
-from notebooks_for_tests import write
+from notebooks_for_tests import done_batch, write
 
 import hatlab
 from hatlab.analysis import store
@@ -188,6 +188,21 @@ def test_a_report_of_a_batch_with_failures_says_so(tmp_path):
     text = str(executed.cells)
     assert "night: 1 of 2 runs of n.ipynb are done" in text and "ValueError: no way" in text
     assert pd.read_csv(tmp_path / "interactive" / "report" / "runs.csv")["state"].tolist() == ["done", "failed"]
+
+
+def test_two_batches_are_compared(tmp_path):
+    for name, c in (("weak", 0.1), ("strong", 2.5)):
+        frames = [pd.DataFrame({"epoch": [0, 1], "weights_used": [90, 80 - seed - 10 * c]}) for seed in range(5)]
+        made = done_batch(
+            tmp_path / name, [{"c": c, "seed": seed} for seed in range(5)], [{"capacity": f} for f in frames]
+        )
+        made.save()
+    executed = execute("11_compare.ipynb", tmp_path, first=str(tmp_path / "weak"), second=str(tmp_path / "strong"))
+    assert "5 pairs" in str(executed.cells) and n_images(executed) == 1
+    folder = tmp_path / "interactive" / "compare"
+    assert pd.read_csv(folder / "facts.csv").to_numpy().tolist() == [["parameter c", 0.1, 2.5]]
+    (row,) = pd.read_csv(folder / "outcomes.csv").itertuples()
+    assert (row.n, row.mean, row.low, row.high) == (5, -24, -24, -24) and (folder / "differences.png").is_file()
 
 
 def test_the_pages_notebook_of_ones_own_is_the_one_that_is_tested():

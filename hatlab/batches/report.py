@@ -14,13 +14,14 @@ from matplotlib.figure import Figure
 
 from hatlab.batches import causes
 from hatlab.batches.collecting import Collected
+from hatlab.batches.compare import Compared
 from hatlab.batches.ledger import NotebookRun
 from hatlab.batches.plans import Batch
 from hatlab.experiments.capacity_usage.figures import capacity_usage
 from hatlab.experiments.style import styled
 from hatlab.support.tables import scalar
 
-__all__ = ["capacity_figures", "failures", "runs", "timeline", "versions"]
+__all__ = ["capacity_figures", "differences", "failures", "runs", "timeline", "versions"]
 
 # differ in shade and in hatching, so that they can be told apart in grey print
 LOOKS: Final[dict[str, dict[str, Any]]] = {
@@ -142,6 +143,26 @@ def timeline(table: pd.DataFrame) -> Figure:
         axes.set_ylabel(f"{len(begun)} runs, by start")
         axes.set_xlabel(f"Time since the first start ({unit})")
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return figure
+
+
+def differences(compared: Compared) -> Figure:
+    """Draw each outcome that differs between two sides: second minus first in percent of the first's mean, with its
+    95% interval; outcomes whose mean is 0 on the first side have no percentage, and are left out."""
+    rows = compared.outcomes[compared.outcomes["first"] != 0]
+    if rows.empty:
+        return _words("No outcome differs in a pair, or none that has a percentage.")
+    share = 100 / rows["first"].astype(float).abs()
+    low, mean, high = (rows[name].astype(float) * share for name in ("low", "mean", "high"))
+    with styled():
+        figure, axes = plt.subplots(figsize=(7.1, 1.0 + 0.28 * len(rows)), layout="constrained")
+        axes.axvline(0, color="0.6", linewidth=0.8)
+        axes.hlines(range(len(rows)), low, high, color="0.3")
+        axes.plot(mean, range(len(rows)), "o", color="#31688e")
+        labels = [f"{row.table}.{row.outcome} (n = {row.n})" for row in rows.itertuples()]
+        axes.set_yticks(range(len(rows)), labels, parse_math=False)
+        axes.invert_yaxis()
+        axes.set_xlabel("Second minus first (% of the first's mean)")
     return figure
 
 

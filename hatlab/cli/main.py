@@ -267,7 +267,10 @@ def verify(name: str) -> None:
         raise click.exceptions.Exit(1)
 
 
-for command in (batch.batch, batch.status, batch.collect, results.store, results.verify, results.class_report):
+for command in (
+    batch.batch, batch.status, batch.collect, results.compare, results.export, results.store, results.verify,
+    results.class_report,
+):  # fmt: skip
     cli.add_command(command)
 
 

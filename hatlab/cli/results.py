@@ -9,7 +9,7 @@ import click
 from hatlab.cli import batch
 from hatlab.cli.options import results_option
 
-__all__ = ["class_report", "store", "verify"]
+__all__ = ["class_report", "compare", "export", "store", "verify"]
 
 
 @click.command()
@@ -28,6 +28,52 @@ def verify(claim: str | None, run: bool, results: Path | None) -> None:
         return
     batch.end_at_sigterm()
     click.echo(rerun.verify(claim, results, run))
+
+
+@click.command()
+@click.argument("first")
+@click.argument("second")
+@results_option
+def compare(first: str, second: str, results: Path | None) -> None:
+    """Compare two batches, or two folders of results, run by run or figure by figure.
+
+    FIRST and SECOND are names of batches, their folders, results folders (the last batch of each), or folders of
+    figures such as results/quick. Runs are paired by their parameters. What differs is printed: outcomes with the
+    interval of the difference, corrected for their number; verdicts; parameters, versions, code, data. The exit status
+    is 1 if an outcome or a verdict differs, or something has no pair.
+
+    \b
+    hatlab compare night-before night
+    hatlab compare results/reference/quick results/quick
+    """
+    from hatlab.batches import compare as sides
+
+    found = sides.compare(sides.side(first, results), sides.side(second, results))
+    click.echo(str(found))
+    if not found.same:
+        raise click.exceptions.Exit(1)
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--to", "kind", required=True, type=click.Choice(["csv", "tensorboard", "trackio", "mlflow"]))
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write into.")
+@results_option
+def export(name: str | None, kind: str, out: Path, results: Path | None) -> None:
+    """Write the runs of batch NAME (the last one) for an experiment tracker, into a new folder.
+
+    Parameters, the series of every table that has epochs or steps, and the last value of every number. Each tracker's
+    own library writes: pip install 'hatlab[tensorboard]', 'hatlab[trackio]' or 'hatlab[mlflow]'.
+    """
+    from hatlab.batches import batches
+    from hatlab.batches import export as exports
+
+    found = batches.find(results, name)
+    n = exports.export(found, kind, out)
+    click.echo(f"{n} of {len(found.runs)} runs written to {out}")
+    if n < len(found.runs):
+        click.echo(f"{len(found.runs) - n} are not done", err=True)
+        raise click.exceptions.Exit(1)
 
 
 @click.group()
