@@ -6,7 +6,9 @@ whatever text tells rows apart), and the last value of every number, `table.colu
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import json
 import math
 import os
@@ -131,12 +133,17 @@ def _trackio(name: str, found: list[Exported], out: Path) -> None:
     if str(trackio.TRACKIO_DIR) != str(out):
         raise ConfigError("Trackio writes into one folder for each Python process: export in a new one")
     for one in found:
-        run = trackio.init(project=name, name=one.run_id, config=one.parameters, auto_log_gpu=False, auto_log_cpu=False)
-        longest = max(map(len, one.series.values()), default=0)
-        for step in range(longest):
-            run.log({n: values[step] for n, values in one.series.items() if step < len(values)}, step=step)
-        run.log(one.last, step=longest)
-        trackio.finish()
+        with contextlib.redirect_stdout(io.StringIO()):  # it tells of each run
+            _one_trackio(trackio, name, one)
+
+
+def _one_trackio(trackio: Any, name: str, one: Exported) -> None:
+    run = trackio.init(project=name, name=one.run_id, config=one.parameters, auto_log_gpu=False, auto_log_cpu=False)
+    longest = max(map(len, one.series.values()), default=0)
+    for step in range(longest):
+        run.log({n: values[step] for n, values in one.series.items() if step < len(values)}, step=step)
+    run.log(one.last, step=longest)
+    trackio.finish()
 
 
 def _mlflow(name: str, found: list[Exported], out: Path) -> None:

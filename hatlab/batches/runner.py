@@ -33,6 +33,7 @@ __all__ = ["Assignment", "perform", "request_stop"]
 TICK: Final = 0.2  # seconds between two looks at whether a kernel has ended
 LOOK: Final = 1.0  # seconds between two looks at its memory, which cost more
 ASK: Final = 10.0  # seconds between two looks at the memory of GPUs
+PAUSE: Final = 10.0  # seconds between two looks after which they do not count: a machine that was suspended
 SILENCE: Final = 60.0  # seconds without a heartbeat after which a kernel is ended
 PATIENCE: Final = 10.0  # seconds for which the last word on a run is tried to be written
 GIGABYTE: Final = 1_000_000_000
@@ -103,7 +104,7 @@ class _Watch:
         self.job, self.entry, self.wanted = job, entry, wanted
         self.limit = job.memory or _fair_share()
         self.cwd = job.cwd if job.cwd.is_dir() else job.results
-        self.clock = self.wrote = self.looked = self.heard = time.monotonic()
+        self.clock = self.wrote = self.looked = self.heard = self.awake = time.monotonic()
         self.may_be_retried = False
         self.joules = energy()
         self.asked = 0.0  # when the GPU was asked
@@ -202,6 +203,9 @@ class _Watch:
     def _verdict(self, execution: Execution) -> tuple[State | None, str]:
         """Return the state that the run is to be ended with now, and why; None if it may go on."""
         moment, where = time.monotonic(), f"in cell [{execution.cell}]"
+        if (asleep := moment - self.awake) > PAUSE:  # this process was stopped, and its kernel with it, as by a suspend
+            self.clock, self.heard = self.clock + asleep, self.heard + asleep
+        self.awake = moment
         if execution.beating:
             self.heard = moment
         if self.job.call in _stops or not self.wanted():
