@@ -4,8 +4,8 @@
 
 Of 120 runs 20 fail in three ways, 3 hang until their time is over, and one fills the disk; all processes are suspended
 for two minutes. The night before had the same runs without faults. Then: the message that was received, the causes, the
-comparison of both nights, and exports read back with each tracker's library, where that is installed. Needs Apprise; the
-disk is a small tmpfs where this user may mount one.
+comparison of both nights, and exports read back with each tracker's library, where that is installed. Needs Apprise;
+the disk is a small tmpfs where this user may mount one.
 """
 
 from __future__ import annotations
@@ -105,10 +105,11 @@ def one_night(folder: Path, faults: dict[int, str], n: int, asleep: float, addre
     begun = time.monotonic()
     options = ["-p", f"i=0..{n - 1}", "--workers", "2", "--timeout", str(TIMEOUT), "--name", "night"]
     sends = f"{sys.executable} -c \"import sys; open('mail', 'w').write(sys.stdin.read())\""
-    command = subprocess.Popen(
-        [*HATLAB, "batch", path.name, *options, "--results", "out", "--notify-command", sends],
-        cwd=folder, env={**os.environ, "HATLAB_NOTIFY": address}, stderr=(folder / "log").open("wb"), stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    with (folder / "log").open("wb") as log:
+        command = subprocess.Popen(
+            [*HATLAB, "batch", path.name, *options, "--results", "out", "--notify-command", sends],
+            cwd=folder, env={**os.environ, "HATLAB_NOTIFY": address}, stderr=log, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
     if asleep:
         time.sleep(min(30, n / 2))
         suspend(command, asleep)

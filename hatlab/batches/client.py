@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-    from hatlab.batches.kernels import Execution
-
 __all__ = ["ANSI", "TRACEBACK_LIMIT", "client_class", "cut"]
 
 OUTPUT_LIMIT: Final = 10_000_000  # characters of output that an executed copy holds
@@ -39,7 +37,7 @@ def client_class() -> type:
     from papermill.translators import translate_parameters
 
     class Client(NotebookClient):
-        def __init__(self, execution: Execution, notebook: NotebookNode, manager: type) -> None:
+        def __init__(self, execution: Any, notebook: NotebookNode, manager: type) -> None:
             self.execution = execution
             self.room = OUTPUT_LIMIT
             self.kept = 0  # of the cell under way

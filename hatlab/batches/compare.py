@@ -30,6 +30,7 @@ __all__ = ["Compared", "Side", "compare", "outcomes", "side"]
 LAST: Final = ("after_task", "task", "epoch", "step")
 COUNTING: Final = {*LAST, "seed"}
 VERDICTS: Final = "verdicts"
+NONE: Final = "none"
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,12 @@ class Compared:
     def same(self) -> bool:
         """Whether all is paired, every outcome equal in every pair, and no verdict another."""
         return bool(self.pairs) and self.outcomes.empty and self.verdicts.empty and self.alone == (0, 0)
+
+    @property
+    def same_in_common(self) -> bool:
+        """The same, of what both sides have."""
+        verdicts = self.verdicts[(self.verdicts["first"] != NONE) & (self.verdicts["second"] != NONE)]
+        return bool(self.pairs) and self.outcomes.empty and verdicts.empty
 
     def __str__(self) -> str:
         lines = [f"{self.names[0]} and {self.names[1]}: {self.pairs} pairs"]
@@ -278,5 +285,5 @@ def _verdicts(first: Side, second: Side) -> pd.DataFrame:
     if first.verdicts.empty or second.verdicts.empty:
         return pd.DataFrame(columns=columns)
     both = first.verdicts.merge(second.verdicts, on=["figure", "claim"], how="outer", suffixes=("_first", "_second"))
-    both = both.rename(columns={"verdict_first": "first", "verdict_second": "second"})[columns].fillna("none")
+    both = both.rename(columns={"verdict_first": "first", "verdict_second": "second"})[columns].fillna(NONE)
     return both[both["first"] != both["second"]].reset_index(drop=True)

@@ -33,8 +33,9 @@ def verify(claim: str | None, run: bool, results: Path | None) -> None:
 @click.command()
 @click.argument("first")
 @click.argument("second")
+@click.option("--common", is_flag=True, help="Let what only one of the two has make no difference to the exit status.")
 @results_option
-def compare(first: str, second: str, results: Path | None) -> None:
+def compare(first: str, second: str, common: bool, results: Path | None) -> None:
     """Compare two batches, or two folders of results, run by run or figure by figure.
 
     FIRST and SECOND are names of batches, their folders, results folders (the last batch of each), or folders of
@@ -50,7 +51,7 @@ def compare(first: str, second: str, results: Path | None) -> None:
 
     found = sides.compare(sides.side(first, results), sides.side(second, results))
     click.echo(str(found))
-    if not found.same:
+    if not (found.same_in_common if common else found.same):
         raise click.exceptions.Exit(1)
 
 

@@ -681,3 +681,22 @@ def test_a_message_that_cannot_be_sent_is_a_warning_and_what_is_secret_reaches_n
     assert "warning: the message about the batch was not sent: " in (said := capsys.readouterr().err)
     written = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert done.done and "hunter2" not in said and not any(b"hunter2" in content for content in written)
+
+
+class Busy:
+    """An execution whose kernel does not answer."""
+
+    cell, pid, beating, cells = 2, None, False, ()
+
+
+@pytest.mark.parametrize(("looked", "state"), [(1.0, "killed"), (150.0, None)])
+def test_a_machine_that_was_suspended_kills_no_run(tmp_path, looked, state):
+    """The last sign of life is 150 s old; that is silence where the runner looked a second ago, else it slept, too."""
+    notebook = walk(tmp_path)
+    planned = plan(notebook, results=tmp_path / "out")
+    job = runner.Assignment(planned.runs[0], notebook, tmp_path / "out", tmp_path, "a call", timeout=100)
+    watch = runner._Watch(job, planned.entry(planned.runs[0]), lambda: True)
+    then = time.monotonic() - 150
+    watch.heard, watch.clock, watch.awake = then, time.monotonic() - looked, time.monotonic() - looked
+    assert watch._verdict(Busy())[0] == state
+    assert watch.awake == pytest.approx(time.monotonic(), abs=1)

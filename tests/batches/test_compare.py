@@ -110,6 +110,15 @@ def test_folders_of_figures_are_compared_by_verdicts_too(tmp_path):
     assert row.mean == 1 and row.says == "too few pairs"
 
 
+def test_what_one_side_alone_has_counts_unless_it_is_asked_for_the_common(tmp_path):
+    a, b = figures(tmp_path / "a"), figures(tmp_path / "b")
+    (tmp_path / "b" / "other").mkdir()
+    write_json(tmp_path / "b" / "other" / "manifest.json", {"artifacts": {}})
+    pd.read_csv(tmp_path / "a" / "verdicts.csv").iloc[:1].to_csv(tmp_path / "a" / "verdicts.csv", index=False)
+    assert CliRunner().invoke(cli, ["compare", a, b]).exit_code == 1
+    assert CliRunner().invoke(cli, ["compare", a, b, "--common"]).exit_code == 0
+
+
 def test_what_is_committed_equals_itself():
     folder = str(home() / "results" / "reference" / "quick")
     found = compare.compare(compare.side(folder), compare.side(folder))
