@@ -66,6 +66,8 @@ MODULES = {
         "batches.batches",
         "batches.reproduce",
         "batches.verify",
+        "batches.compare",
+        "batches.export",
     ),
     "Support": ("support.artifacts",),
 }

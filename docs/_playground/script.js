@@ -4,7 +4,8 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const LAYERS = ["fc1", "fc2"];
 const TASKS = 5;
-const OPEN = 0.5; // a unit counts as open, and a weight as frozen, above this
+const OPEN = 0.5; // a unit counts as open, and as used by a task, above this
+const FROZEN = 0.01; // a weight counts as frozen where its gradient is multiplied by less than this
 const LIVE = { e: "0.5", b: "51", top: "400", factor: "0.75", p: "1,1,1,0,0,0,0", m: "1,0,0,1,0,0,0" };
 const DEFAULT = {
   c: "0.375", mode: "original", s_max: "400", widths: "12-12", seed: "1", with: "none", task: "1", epoch: "1",
@@ -195,7 +196,7 @@ function drawNetwork(of, state, now, task) {
     const touches = [from, to].some((end) => end === chosen.from || end === chosen.to);
     if (!small && !picked && !(layerOf(from) === 1 && touches)) return; // whole only where it can be read
     const is = weightState(of, state, now, from, to);
-    const output = layerOf(to) === 3, frozen = is.factor < OPEN && (!output || is.owner < task);
+    const output = layerOf(to) === 3, frozen = is.factor < FROZEN && (!output || is.owner < task);
     const names = ["weight"];
     if (is.now) names.push("now");
     if (frozen) names.push(is.owner < 0 ? "idle" : "frozen");
@@ -291,12 +292,12 @@ function why(of, state, now, task) {
   const today = layer === 1 ? `In task ${task + 1}, ${is(to)}.` : `In task ${task + 1}, ${is(from)} and ${is(to)}.`;
   if (task === 0) return `${all} to ${to} may move: there is no earlier task. ${today}`;
   let verdict;
-  if (factor > 0.99) {
+  if (factor > 1 - FROZEN) {
     const freeEnd = layer === 1 || state.held[index(to)] < OPEN ? to : from;
     verdict = freeEnd === to
       ? `It may move: no earlier task uses ${to}, so none sees what it computes.`
       : `It may move, although ${to} is used: ${from} is shut in all earlier tasks, so what it sends is 0 there, whatever the weight.`;
-  } else if (factor > 0.01) verdict = "It may move, but less than its gradient says: its units are partly open in earlier tasks.";
+  } else if (factor >= FROZEN) verdict = "It may move, but less than its gradient says: its units are partly open in earlier tasks.";
   else if (owner >= 0) verdict = `It may not move: task ${owner + 1} computes with it.`;
   else verdict = "It may not move, although no task computes with it: one task uses the one unit, another task the other. The rule protects more than it has to.";
   return `${all} to ${to}. ${rule} ${verdict} ${today}`;
@@ -384,10 +385,10 @@ function draw() {
   drawRegularizer();
 }
 
-/** The share of the weights whose gradient is at least halved. */
+/** The share of the weights that are frozen. */
 function frozenShare(of, { held }) {
-  const one = held.slice(0, of.units[0]).filter((mask) => mask > OPEN).length;
-  const two = held.slice(of.units[0]).filter((mask) => mask > OPEN).length;
+  const one = held.slice(0, of.units[0]).filter((mask) => 1 - mask < FROZEN).length;
+  const two = held.slice(of.units[0]).filter((mask) => 1 - mask < FROZEN).length;
   return (64 * one + one * two) / (64 * of.units[0] + of.units[0] * of.units[1]);
 }
 

@@ -179,7 +179,7 @@ def _dry_run(planned: Batch, workers: int | None) -> None:
 @results_option
 def status(name: str | None, as_json: bool, once: bool, results: Path | None) -> None:
     """Say where the runs of batch NAME stand; without NAME, those of the batch that was planned last. If NAME is the id
-    of a run, print how that ended.
+    of a run, print how that ended, and what its cells cost.
 
     On a terminal the table is live while runs are under way. The exit status is 0 if all runs are done, their outcome
     whole, and 1 if not.
@@ -214,7 +214,7 @@ def status(name: str | None, as_json: bool, once: bool, results: Path | None) ->
 
 
 def _one_run(results: Path | None, run_id: str) -> str | None:
-    """Return what is known of how one run ended; None if `run_id` is no run's id, or a batch has that name."""
+    """Return what is known of one run: how it ended, and what its cells cost; None if `run_id` is no run's id, or a batch has that name."""
     from hatlab.batches import batches, post_mortem
     from hatlab.batches.ledger import Entry
     from hatlab.support.paths import results_root
@@ -223,9 +223,9 @@ def _one_run(results: Path | None, run_id: str) -> str | None:
     if not RUN_ID.fullmatch(run_id) or run_id in batches.names(results) or not entry.folder.is_dir():
         return None
     status, written = entry.status(), entry.folder / post_mortem.FILE
-    if status.state in ("queued", "running", "done") or not written.is_file():
-        return f"{run_id}  {status.state}  {status.reason}".rstrip()
-    return written.read_text(encoding="utf-8").rstrip()
+    if status.state not in ("queued", "running", "done") and written.is_file():
+        return written.read_text(encoding="utf-8").rstrip()
+    return post_mortem.text(run_id, f"{status.state}  {status.reason}".rstrip(), "", "", [], status.cells).rstrip()
 
 
 def _follow(found: Batch, statuses: dict[str, Status], console: Console) -> dict[str, Status]:

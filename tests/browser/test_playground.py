@@ -155,6 +155,7 @@ def test_why_a_weight_may_or_may_not_move(opened: Page) -> None:
                 opened.locator("select[name=to]").select_option(f"fc2.{i - 11}")
                 expect(opened.locator("#why")).to_contain_text(kind)
                 expect(opened.locator("#why")).to_contain_text(f"= {js_fixed(factor, 2)}.")
+    expect(opened.locator("#now")).to_contain_text(f"{js_fixed(100 * frozen_share(held), 1)}% are frozen")
     assert len(kinds) >= 4 and run["frames"][frame][0] == 3
     opened.locator("select[name=to]").select_option("output.2")
     expect(opened.locator("#why")).to_contain_text("There is no weight from fc1")
@@ -168,6 +169,17 @@ def cumulative(run: dict[str, Any], task: int) -> tuple[list[float], list[list[f
     masks = [[value / 255 for value in raw[k * units : (k + 1) * units]] for k in range(len(run["frames"]))]
     ends = [max(k for k, (t, _) in enumerate(run["frames"]) if t == earlier) for earlier in range(task)]
     return [max(column) for column in zip(*(masks[end] for end in ends), strict=True)], [masks[end] for end in ends]
+
+
+def frozen_share(held: list[float]) -> float:
+    """Of the weights from 64 pixels to 12 units and on to 12 more, those whose gradient is multiplied by almost 0."""
+    one, two = (sum(1 - mask < 0.01 for mask in layer) for layer in (held[:12], held[12:]))
+    return (64 * one + one * two) / (64 * 12 + 12 * 12)
+
+
+def test_with_a_small_slope_nothing_is_frozen(opened: Page) -> None:
+    show(opened, "s_max=1&task=5&epoch=40")
+    expect(opened.locator("#now")).to_contain_text(" 0.0% are frozen")
 
 
 def test_a_weight_is_chosen_by_mouse_and_a_unit_by_keyboard(opened: Page) -> None:

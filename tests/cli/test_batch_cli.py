@@ -262,6 +262,9 @@ def test_the_morning_after_a_night_with_failures(tmp_path):
     run_id = said.partition("; first: ")[2].split()[0]
     told = invoke("status", run_id, *results)
     assert told.exit_code == 0 and "i = 0" in told.output and "begins" in told.output and "cell  seconds" in told.output
+    good = next(run for run in batches.find(tmp_path / "out", "night").runs if run.values["i"] == 3)
+    told = invoke("status", good.run_id, *results)
+    assert f"{good.run_id}\ndone\n" in told.output and told.output.rstrip().count("\n") == 6  # three cells
     repeated = invoke(*again[1:])
     assert repeated.exit_code == 1 and f"again-{run_id}: 0 of 1 done, 1 failed" in repeated.output
 
