@@ -214,7 +214,8 @@ def status(name: str | None, as_json: bool, once: bool, results: Path | None) ->
 
 
 def _one_run(results: Path | None, run_id: str) -> str | None:
-    """Return what is known of one run: how it ended, and what its cells cost; None if `run_id` is no run's id, or a batch has that name."""
+    """Return what is known of one run: how it ended, and what its cells cost; None if `run_id` is no run's id, or a
+    batch has that name."""
     from hatlab.batches import batches, post_mortem
     from hatlab.batches.ledger import Entry
     from hatlab.support.paths import results_root
