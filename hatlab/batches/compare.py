@@ -97,7 +97,7 @@ class Compared:
         lines = [f"{self.names[0]} and {self.names[1]}: {self.pairs} pairs"]
         if any(self.alone):
             lines[0] += f"; {self.alone[0]} only in the first, {self.alone[1]} only in the second"
-        lines.append(f"{len(self.equal)} outcomes are equal in every pair, {len(self.outcomes)} differ")
+        lines.append(f"outcomes that are equal in every pair: {len(self.equal)}; that differ: {len(self.outcomes)}")
         for row in self.outcomes.itertuples():
             means = f"{row.first:.6g} and {row.second:.6g}"
             lines.append(

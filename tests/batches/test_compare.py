@@ -35,7 +35,7 @@ def test_a_batch_and_itself_are_the_same(tmp_path):
     night(tmp_path)
     found = compare.compare(compare.side("night", tmp_path), compare.side(str(tmp_path / "batches" / "night")))
     assert found.same and found.pairs == 12 and found.equal == ["accuracy.accuracy", "accuracy.units"]
-    assert found.facts.empty and "0 differ" in str(found)
+    assert found.facts.empty and "that differ: 0" in str(found)
 
 
 def test_a_shift_of_the_last_task_is_found_with_its_interval(tmp_path):
