@@ -82,13 +82,13 @@ time.sleep(300)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell which pages are shared")
-def test_pages_that_a_family_shares_count_once_and_no_stranger_is_looked_at(monkeypatch):
+def test_pages_that_afamily_shares_count_once_and_no_stranger_is_looked_at(monkeypatch):
     code = FAMILY.replace("PARENT", "parent").replace("import os, time", "import os, time\nparent = os.getpid()")
     family = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         assert family.stdout.readline() == "ready\n"
         monkeypatch.setattr(psutil, "pids", lambda: pytest.fail("all processes of the machine were listed"))
-        assert len(processes._family(family.pid)) == 5
+        assert len(processes.family(family.pid)) == 5
         assert 200e6 < memory(family.pid) < 400e6
     finally:
         os.killpg(family.pid, signal.SIGKILL)
