@@ -285,10 +285,11 @@ function why(of, state, now, task) {
       `and never again. Task ${task + 1} is being learnt.`;
   }
   const { factor, owner } = weightState(of, state, now, from, to);
+  const masks = `The cumulative ${layer === 1 ? "mask" : "masks"} of ${task === 1 ? "task 1" : `tasks 1 to ${task}`}`;
   const all = layer === 1 ? "Each of the 64 weights from the image" : `The weight from ${from}`;
   const rule = layer === 1
-    ? `The cumulative mask of task 1 to ${task} is ${held(to)}; the image has no gate. So the gradient is multiplied by 1 − ${state.held[index(to)].toFixed(2)} = ${factor.toFixed(2)}.`
-    : `The cumulative masks of task 1 to ${task} are ${held(from)} and ${held(to)}. So its gradient is multiplied by 1 − min(${state.held[index(from)].toFixed(2)}, ${state.held[index(to)].toFixed(2)}) = ${factor.toFixed(2)}.`;
+    ? `${masks} is ${held(to)}; the image has no gate. So the gradient is multiplied by 1 − ${state.held[index(to)].toFixed(2)} = ${factor.toFixed(2)}.`
+    : `${masks} are ${held(from)} and ${held(to)}. So its gradient is multiplied by 1 − min(${state.held[index(from)].toFixed(2)}, ${state.held[index(to)].toFixed(2)}) = ${factor.toFixed(2)}.`;
   const today = layer === 1 ? `In task ${task + 1}, ${is(to)}.` : `In task ${task + 1}, ${is(from)} and ${is(to)}.`;
   if (task === 0) return `${all} to ${to} may move: there is no earlier task. ${today}`;
   let verdict;
