@@ -18,7 +18,7 @@ from hatlab.support.progress import format_seconds
 from hatlab.support.provenance import now
 from hatlab.support.tables import scalar
 
-__all__ = ["Estimate", "by_cell", "by_run", "estimate", "keep", "last", "totals"]
+__all__ = ["Estimate", "by_cell", "by_run", "estimate", "keep", "last", "telling", "totals"]
 
 FILE: Final = "estimate.json"  # in a batch's folder: what was expected of the call that ran last, and what it took
 MOST: Final = 2000  # earlier runs that are compared
@@ -122,7 +122,9 @@ def last(batch: Batch) -> Estimate | None:
     return max(found, key=lambda item: item[:2])[2] if found else None
 
 
-def _telling(batch: Batch, run: NotebookRun, taken: Sequence[str]) -> dict[str, Any]:
+def telling(batch: Batch, run: NotebookRun, taken: Sequence[str]) -> dict[str, Any]:
+    """Return the first columns of a run's row: `run`, and the parameters that vary; one with the name of a column in
+    `taken` is called `parameter_<name>`."""
     told = batch.telling(run).items()
     return {"run": run.run_id} | {(f"parameter_{n}" if n in taken else n): scalar(value) for n, value in told}
 
@@ -141,7 +143,7 @@ def by_run(batch: Batch, statuses: Mapping[str, Status]) -> pd.DataFrame:
             "gpu_memory_gb": round(status.gpu_memory / 1e9, 3) if status.gpu_memory else float("nan"),
             "energy_kj": round(status.energy / 1e3, 3) if status.energy else float("nan"),
         }
-        rows.append(_telling(batch, run, ["run", *costs]) | costs)
+        rows.append(telling(batch, run, ["run", *costs]) | costs)
     return pd.DataFrame(rows)
 
 
@@ -150,7 +152,7 @@ def by_cell(batch: Batch, statuses: Mapping[str, Status]) -> pd.DataFrame:
     `seconds`, `cpu_seconds`, `memory_gb`."""
     columns = ("cell", "source", "seconds", "cpu_seconds", "memory_gb")
     rows = [
-        _telling(batch, run, ["run", *columns])
+        telling(batch, run, ["run", *columns])
         | dict(
             zip(
                 columns,

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hatlab.batches import causes
+from hatlab.batches import causes, cost
 from hatlab.batches.collecting import Collected
 from hatlab.batches.compare import Compared
 from hatlab.batches.ledger import NotebookRun
@@ -54,8 +54,7 @@ def runs(batch: Batch) -> pd.DataFrame:
             "started": status.started or None,
             "ended": status.ended or None,
         }
-        telling = {(f"parameter_{name}" if name in columns else name): v for name, v in batch.telling(run).items()}
-        rows.append({"run": run.run_id, **{name: scalar(value) for name, value in telling.items()}, **columns})
+        rows.append(cost.telling(batch, run, list(columns)) | columns)
     table = pd.DataFrame(rows)
     for column in ("started", "ended"):
         table[column] = pd.to_datetime(table[column], utc=True)
