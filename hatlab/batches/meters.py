@@ -77,12 +77,22 @@ def _rapl() -> list[float]:
     return found
 
 
-def _nvml() -> list[float]:
+@functools.cache
+def _gpus() -> tuple[Any, list[Any]]:
+    """Return NVML and its handles of this machine's GPUs; none where there is no library, driver or card."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(k) for k in range(pynvml.nvmlDeviceGetCount())]
-        return [pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3 for handle in handles]
-    except Exception:  # no library, no driver, a card that does not count
-        return []
+        return pynvml, [pynvml.nvmlDeviceGetHandleByIndex(k) for k in range(pynvml.nvmlDeviceGetCount())]
+    except Exception:  # whatever a driver of another version says
+        return None, []
+
+
+def _nvml() -> list[float]:
+    nvml, handles = _gpus()
+    found = []
+    for handle in handles:
+        with contextlib.suppress(nvml.NVMLError):  # a card that does not count
+            found.append(nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)
+    return found

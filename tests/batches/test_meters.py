@@ -46,3 +46,35 @@ def test_energy_is_the_sum_of_packages(tmp_path, monkeypatch):
     assert meters.energy() == 7
     (tmp_path / "intel-rapl:1" / "energy_uj").unlink()
     assert meters.energy() == 3
+
+
+class Nvml:
+    """Two cards of which one does not count."""
+
+    class NVMLError(Exception):
+        pass
+
+    def nvmlInit(self):
+        pass
+
+    def nvmlDeviceGetCount(self):
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, k):
+        return k
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle):
+        if handle:
+            raise self.NVMLError("not supported")
+        return 2500.0  # millijoules
+
+
+def test_energy_of_gpus_is_counted_where_they_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(meters, "RAPL", tmp_path)
+    monkeypatch.setitem(sys.modules, "pynvml", Nvml())
+    meters._gpus.cache_clear()
+    assert meters.energy() == 2.5
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    meters._gpus.cache_clear()
+    assert meters.energy() is None
+    meters._gpus.cache_clear()
