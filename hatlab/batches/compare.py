@@ -21,14 +21,14 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from hatlab.analysis import comparisons
 from hatlab.batches import plans
 from hatlab.batches.ledger import Entry
-from hatlab.config import ConfigError
+from hatlab.config import ConfigError, RunConfig
 from hatlab.support.artifacts import MANIFEST
 from hatlab.support.tables import REFUSALS
 
-__all__ = ["Compared", "Side", "compare", "outcomes", "side"]
+__all__ = ["COUNTING", "Compared", "Side", "compare", "outcomes", "side"]
 
 LAST: Final = ("after_task", "task", "epoch", "step")
-COUNTING: Final = {*LAST, "seed"}
+COUNTING: Final = {*LAST, *RunConfig.model_fields}  # columns that say what a row is about
 VERDICTS: Final = "verdicts"
 NONE: Final = "none"
 
@@ -176,7 +176,7 @@ def compare(first: Side, second: Side) -> Compared:
     both = [key for key in ours if key in theirs]
     rows = []
     for key in both:
-        values = [outcomes(item[key].tables) for item in (ours, theirs)]
+        values = [outcomes(item[key].tables, item[key].values) for item in (ours, theirs)]
         rows += [(key, *name, values[0][name], values[1][name]) for name in values[0] if name in values[1]]
     table = pd.DataFrame(rows, columns=["key", "table", "outcome", "first", "second"])
     changed, equal = _differences(table)
@@ -206,8 +206,9 @@ def _keyed(one: Side, apart: Mapping[str, Any]) -> dict[str, Item]:
     return found
 
 
-def outcomes(tables: Mapping[str, Path]) -> dict[tuple[str, str], float]:
-    """Return (table, column) -> the mean over the table's last rows."""
+def outcomes(tables: Mapping[str, Path], parameters: Iterable[str] = ()) -> dict[tuple[str, str], float]:
+    """Return (table, column) -> the mean over the table's last rows; columns of parameters are no outcomes."""
+    no_outcomes = COUNTING | set(parameters)
     found = {}
     for name, path in tables.items():
         try:
@@ -215,7 +216,7 @@ def outcomes(tables: Mapping[str, Path]) -> dict[tuple[str, str], float]:
         except (OSError, *REFUSALS):
             continue  # said by `hatlab status`, which compares checksums
         for column in table:
-            if column not in COUNTING and (is_numeric_dtype(table[column]) or is_bool_dtype(table[column])):
+            if column not in no_outcomes and (is_numeric_dtype(table[column]) or is_bool_dtype(table[column])):
                 found[name, str(column)] = float(_last(table)[column].astype(float).mean())
     return found
 

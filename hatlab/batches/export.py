@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-from hatlab.batches.compare import outcomes
+from hatlab.batches.compare import COUNTING, outcomes
 from hatlab.batches.plans import Batch
 from hatlab.config import ConfigError
 from hatlab.support.tables import REFUSALS, scalar
@@ -53,13 +53,13 @@ def runs(batch: Batch) -> list[Exported]:
         if entry.status().state != "done":
             continue
         paths = {n.removesuffix(".parquet"): entry.folder / n for n in entry.artifacts() if n.endswith(".parquet")}
-        series = {name: values for table, path in paths.items() for name, values in _series(table, path)}
-        last = {f"{table}.{column}": value for (table, column), value in outcomes(paths).items()}
+        series = {name: values for table, path in paths.items() for name, values in _series(table, path, run.values)}
+        last = {f"{table}.{column}": value for (table, column), value in outcomes(paths, run.values).items()}
         found.append(Exported(run.run_id, {n: scalar(v) for n, v in run.values.items()}, series, last))
     return found
 
 
-def _series(name: str, path: Path) -> Iterable[tuple[str, list[float]]]:
+def _series(name: str, path: Path, parameters: Iterable[str]) -> Iterable[tuple[str, list[float]]]:
     try:
         table = pd.read_parquet(path)
     except (OSError, *REFUSALS):
@@ -67,7 +67,7 @@ def _series(name: str, path: Path) -> Iterable[tuple[str, list[float]]]:
     if not any(column in table for column in ALONG):
         return
     numbers = [c for c in table if is_numeric_dtype(table[c]) and not is_bool_dtype(table[c])]
-    counting = {*ALONG, "task", "seed"}
+    counting = {*COUNTING, *parameters}
     texts = [c for c in table if c not in numbers and c != "run" and table[c].nunique() > 1]
     groups = table.groupby(texts, sort=False, observed=True) if texts else [((), table)]
     for key, part in groups:

@@ -157,7 +157,7 @@ def differences(compared: Compared) -> Figure:
         figure, axes = plt.subplots(figsize=(7.1, 1.0 + 0.28 * len(rows)), layout="constrained")
         axes.axvline(0, color="0.6", linewidth=0.8)
         axes.hlines(range(len(rows)), low, high, color="0.3")
-        axes.plot(mean, range(len(rows)), "o", color="#31688e")
+        axes.plot(mean, range(len(rows)), "o", markersize=4, color="#31688e")
         labels = [f"{row.table}.{row.outcome} (n = {row.n})" for row in rows.itertuples()]
         axes.set_yticks(range(len(rows)), labels, parse_math=False)
         axes.invert_yaxis()

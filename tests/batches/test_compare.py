@@ -26,7 +26,9 @@ def night(folder, shift=0.0, seeds=range(6), **values):
     for given_ in grid:
         rng = np.random.default_rng(given_["seed"])
         accuracy = 0.9 + 0.01 * rng.normal(size=6) + np.repeat([0, 0, shift], 2)
-        frame = pd.DataFrame({"after_task": [0, 0, 1, 1, 2, 2], "task": [0, 1] * 3, "accuracy": accuracy, "units": 40})
+        frame = pd.DataFrame(
+            {"after_task": [0, 0, 1, 1, 2, 2], "task": [0, 1] * 3, "accuracy": accuracy, "units": 40, "c": given_["c"]}
+        )
         tables.append({"accuracy": frame})
     return done_batch(folder, grid, tables)
 
@@ -56,6 +58,12 @@ def test_exchanging_the_sides_turns_the_sign(tmp_path_factory, shift, n):
     there, back = compare.compare(a, b), compare.compare(b, a)
     assert there.same == back.same == (shift == 0)
     np.testing.assert_allclose(there.outcomes["mean"].astype(float), -back.outcomes["mean"].astype(float))
+
+
+def test_a_parameter_that_stands_in_a_table_is_no_outcome(tmp_path):
+    night(tmp_path)
+    found = compare.compare(compare.side("night", tmp_path), compare.side("night", tmp_path))
+    assert found.equal == ["accuracy.accuracy", "accuracy.units"]
 
 
 def test_what_tells_the_sides_apart_is_no_obstacle_and_is_told(tmp_path):
