@@ -141,13 +141,14 @@ def carry_out(
         threads = min(limits.workers or default_workers(todo), len(todo))
         with Scheduler(limits.scheduler, limits.resources) if limits.scheduler else Threads(threads) as workers:
             shown.note(str(workers))
-            expected = cost.estimate(planned, todo, threads)
+            alone = not (limits.scheduler or environments)  # else neither workers nor notebooks are alike
+            expected = cost.estimate(planned, todo, threads) if alone else None
             call = _Call(planned, workers, shown, ended, limits.stop_after, notices or Notices(), stall)
             for run in todo:
                 told = {} if limits.scheduler else shown.environment(run)
                 call.submit(run, sources[run.source], limits, {**told, **(environments or {}).get(run.run_id, {})})
             call.watch()
-            if not (call.stopped or limits.scheduler or environments):
+            if expected is not None and not call.stopped:
                 cost.keep(planned, replace(expected, took=time.monotonic() - call.began))
 
 

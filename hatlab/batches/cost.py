@@ -150,20 +150,15 @@ def by_run(batch: Batch, statuses: Mapping[str, Status]) -> pd.DataFrame:
 def by_cell(batch: Batch, statuses: Mapping[str, Status]) -> pd.DataFrame:
     """Return a row per run and code cell: `run`, the parameters that vary, `cell`, `source` (its first line),
     `seconds`, `cpu_seconds`, `memory_gb`."""
-    columns = ("cell", "source", "seconds", "cpu_seconds", "memory_gb")
+    columns = ["run", "cell", "source", "seconds", "cpu_seconds", "memory_gb"]
     rows = [
-        telling(batch, run, ["run", *columns])
-        | dict(
-            zip(
-                columns,
-                (cell["cell"], cell["source"], cell["seconds"], cell["cpu"], round(cell["memory"] / 1e9, 3)),
-                strict=True,
-            )
-        )
+        telling(batch, run, columns)
+        | {"cell": cell["cell"], "source": cell["source"], "seconds": cell["seconds"]}
+        | {"cpu_seconds": cell["cpu"], "memory_gb": round(cell["memory"] / 1e9, 3)}
         for run in batch.runs
         for cell in statuses[run.run_id].cells
     ]
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["run", *columns])
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
 
 
 def totals(batch: Batch, statuses: Mapping[str, Status]) -> str:
